@@ -1,0 +1,91 @@
+"""Tables on the screen: a run's leaderboard, a plan, past runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fuseline.recipe import Recipe
+
+
+def show_summary(summary: dict[str, Any], console: Console) -> None:
+    """The leaderboard of each target, the version registered, and how to see the run."""
+    for target, chosen in summary["best"].items():
+        rows = [(m["name"], m["status"], m["metrics"][target]) for m in summary["members"] if target in m["metrics"]]
+        rules = [(c["rule"], "fusion", c["metrics"][target]) for c in summary["candidates"] if target in c["metrics"]]
+        metrics = list(next(metrics for _, _, metrics in [*rules, *rows]))
+        table = Table(title=f"{summary['recipe']}: {target} on the test rows", title_justify="left")
+        table.add_column("")
+        table.add_column("")
+        for name in metrics:
+            table.add_column(name, justify="right")
+        for name, kind, scores in rows:
+            table.add_row(name, kind, *(_score(scores[m]) for m in metrics), style="dim")
+        table.add_section()
+        for name, kind, scores in rules:
+            won = name == chosen
+            table.add_row(("▶ " if won else "") + name, kind, *(_score(scores[m]) for m in metrics), style="bold" if won else None)
+        console.print(table)
+    registered = summary["registered"]
+    aliases = ", ".join(registered["aliases"]) or "no alias"
+    console.print(f"registered [bold]{registered['name']}[/bold] version {registered['version']} ({aliases})", highlight=False)
+    console.print(f"{summary['trained']} members trained, {summary['reused']} reused; run {summary['run_id']}", highlight=False)
+    console.print("see it in MLflow: [bold]fuseline ui[/bold]", highlight=False)
+
+
+def show_plan(recipe: Recipe, statistics: dict[str, Any], console: Console) -> None:
+    """Rows per role and member, balance, overlap, parameters and rough cost."""
+    roles = Table(title=f"{recipe.name}: {statistics['rows']} rows, {statistics['excluded']} left out", title_justify="left")
+    for column in ("role", "rows", "balance"):
+        roles.add_column(column)
+    for role, part in statistics["roles"].items():
+        roles.add_row(role, str(part["rows"]), _balance(part["balance"]))
+    console.print(roles)
+    members = Table(title=f"partition {recipe.partition.name}", title_justify="left")
+    for column in ("member", "replicas", "rows", "held out", "parameters", "rough cost", "balance"):
+        members.add_column(column)
+    for name, part in statistics["members"].items():
+        cost = f"{statistics['rough_seconds'][name]:.0f} s"
+        numbers = (str(part["replicas"]), str(part["rows"]), str(part["holdout"]), f"{part['parameters']:,}", cost)
+        members.add_row(name, *numbers, _balance(part["balance"]))
+    console.print(members)
+    names = list(statistics["members"])
+    if len(names) > 1:
+        overlap = Table(title="overlap of training rows (Jaccard)", title_justify="left")
+        for column in ("", *names):
+            overlap.add_column(column)
+        for name, row in zip(names, statistics["overlap"], strict=True):
+            overlap.add_row(name, *(f"{value:.2f}" for value in row))
+        console.print(overlap)
+
+
+def show_runs(runs: list[dict[str, Any]], console: Console) -> None:
+    """One line per run and target."""
+    table = Table()
+    for column in ("started", "recipe", "target", "rule", "metric", "value", "version", "run"):
+        table.add_column(column)
+    for run in runs:
+        for target, part in run["targets"].items():
+            for metric, score in part["metrics"].items():
+                table.add_row(
+                    run["started"], run["recipe"], target, part["rule"], metric, _score(score), run["version"], run["run_id"]
+                )
+    console.print(table)
+
+
+def _score(score: dict[str, Any]) -> str:
+    if score["value"] is None:
+        return "–"
+    if score["low"] is None or score["high"] is None:
+        return f"{score['value']:.4g}"
+    return f"{score['value']:.4g} [{score['low']:.4g}, {score['high']:.4g}]"
+
+
+def _balance(balance: dict[str, Any]) -> str:
+    parts = []
+    for target, counts in balance.items():
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in counts.items())
+        parts.append(f"{target}: {numbers}")
+    return "; ".join(parts)

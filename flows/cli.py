@@ -1,0 +1,97 @@
+"""The ``fuseline`` command. Thin: each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fuseline.errors import FuselineError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+screen, messages = Console(), Console(stderr=True)
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value, as members.0.epochs=5.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON, on standard output.")]
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """One sentence for what fuseline itself says no to, and its exit code."""
+    try:
+        yield
+    except FuselineError as error:
+        messages.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(error.exit_code) from None
+
+
+@app.command()
+def run(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Train, fuse, judge and register the ensemble that a recipe describes."""
+    with user_errors():
+        from fuseline.recipe import load_recipe
+
+        parsed = load_recipe(recipe, overrides or [])
+        from flows.running import run_train
+
+        summary = run_train(parsed, messages)
+        if as_json:
+            print(json.dumps(summary, allow_nan=False))
+            return
+        from flows.boards import show_summary
+
+        show_summary(summary, screen)
+
+
+@app.command()
+def check(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Validate a recipe and its data and print the plan, without training anything."""
+    with user_errors():
+        from flows.boards import show_plan
+        from fuseline.plan import make_plan, rough_seconds
+        from fuseline.recipe import load_recipe
+        from fuseline.store import Store, read_json
+
+        plan, folder = make_plan(load_recipe(recipe, overrides or []), Store())
+        statistics = read_json(folder / "statistics.json")
+        statistics["rough_seconds"] = rough_seconds(plan)
+        if as_json:
+            print(json.dumps(statistics, allow_nan=False))
+        else:
+            show_plan(plan.recipe, statistics, screen)
+
+
+@app.command()
+def leaderboard(
+    name: Annotated[str | None, typer.Argument(help="Runs of this recipe only.")] = None,
+    most: Annotated[int, typer.Option(help="How many runs at the most.", min=1)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List past runs, newest first."""
+    with user_errors():
+        from flows.boards import show_runs
+        from fuseline.tracking.history import past_runs
+        from fuseline.tracking.settings import load_settings
+
+        runs = past_runs(load_settings(), name, most)
+        if as_json:
+            print(json.dumps(runs, allow_nan=False))
+        else:
+            show_runs(runs, screen)
+
+
+@app.command()
+def ui(port: Annotated[int | None, typer.Option(help="Another port than mlflow.yml's.", min=1, max=65535)] = None) -> None:
+    """Open MLflow's pages on this machine."""
+    with user_errors():
+        from flows.ui import serve_ui
+        from fuseline.tracking.settings import load_settings
+
+        sys.exit(serve_ui(load_settings(), port))

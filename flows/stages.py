@@ -1,0 +1,28 @@
+"""How long each stage of a flow takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect import get_run_logger
+
+
+class Stages:
+    """Seconds by the name of a stage; a stage entered twice adds up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 3)
+
+    @staticmethod
+    def waiting(holder: str) -> None:
+        get_run_logger().warning("the same recipe is being run by %s; waiting until it has finished", holder)

@@ -1,0 +1,79 @@
+"""The main job: from a recipe to a registered version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.stages import Stages
+from fuseline.errors import TrainingError
+from fuseline.recipe import Recipe
+from fuseline.report import summary
+from fuseline.store import home, locked, read_json
+from tasks.bank import bank_members
+from tasks.evaluation import judge
+from tasks.fusion import fuse
+from tasks.members import train as train_member
+from tasks.package import package, register_version
+from tasks.plan import plan_run
+from tasks.records import FailedMember, MemberRecord
+from tasks.tracking import fail_run, finish_run, start_run, track_fusions, track_member
+
+
+@flow(name="train", flow_run_name="{recipe.name}", task_runner=ThreadPoolTaskRunner(max_workers=64), persist_result=False)
+def train(recipe: Recipe) -> dict[str, Any]:
+    """Divide the data, train every member, fuse, judge, package and register; returns the run's summary."""
+    stages = Stages()
+    with stages("plan"):
+        plan = plan_run(recipe)
+    with locked(home() / "locks" / f"run-{plan.key}.lock", stages.waiting):
+        with stages("track"):
+            run = start_run(plan)
+        try:
+            with stages("train"):
+                futures = [train_member.submit(plan, member) for member in plan.members]
+                results = [outcome(future, member) for future, member in zip(futures, plan.members, strict=True)]
+                members = all_trained(results)
+            with stages("bank"):
+                bank = bank_members(plan, members)
+            with stages("fuse"):
+                fused = [fuse(plan, bank, target) for target in plan.targets]
+            with stages("evaluate"):
+                report = judge(plan, bank, fused)
+            with stages("package"):
+                packaged = package(plan, bank, fused)
+            with stages("register"):
+                version = register_version(plan, run, report, packaged)
+            with stages("track"):
+                for member in members:
+                    track_member(plan, run, member, report)
+                track_fusions(plan, run, report)
+                result = summary.assemble(run.run_id, recipe.name, results, read_json(report.folder / "report.json"), version)
+                finish_run(plan, run, members, report, {**result, "timing": stages.seconds})
+        except BaseException as error:
+            fail_run(plan, run, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+    return {**result, "timing": stages.seconds}
+
+
+def outcome(future: Any, member: str) -> MemberRecord | FailedMember:
+    """What a member's task ended with; a member that could not be trained does not keep its siblings from finishing."""
+    try:
+        done: MemberRecord = future.result()
+    except TrainingError as error:
+        return FailedMember(member, str(error))
+    return done
+
+
+def all_trained(results: list[MemberRecord | FailedMember]) -> list[MemberRecord]:
+    """The members, if none has failed.
+
+    Raises:
+        TrainingError: lists those that have.
+    """
+    failed = [result.reason for result in results if isinstance(result, FailedMember)]
+    if failed:
+        raise TrainingError("; ".join(failed))
+    return [result for result in results if isinstance(result, MemberRecord)]

@@ -1,0 +1,252 @@
+"""The data set: raw columns read once, checked, coded, fingerprinted, and served from memory-mapped arrays.
+
+Shapes: N rows; ``inputs`` as :meth:`Schema.encode` gives them; each target (N,), class codes (int64) or values (float64).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fuseline.component import complete
+from fuseline.data.schema import Arrays, Schema, TargetSchema, as_words
+from fuseline.data.sources import SOURCES, Raw, origin_key
+from fuseline.errors import DataError
+from fuseline.recipe import Data, Target
+from fuseline.store import Store, code_version, content_key, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows with their ids, inputs, targets, the column that the split follows, and a hash of each row's inputs."""
+
+    key: str
+    origin: str
+    fingerprint: str
+    schema: Schema
+    ids: NDArray[np.str_]
+    content: NDArray[np.uint64]
+    inputs: Arrays
+    targets: Arrays
+    split_column: NDArray[Any] | None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def prepare(data: Data, targets: Mapping[str, Target], store: Store) -> tuple[Dataset, bool]:
+    """Read, check and store the data set, or find it stored already (the second value says so).
+
+    Raises:
+        RecipeError: the source or its settings are unknown.
+        DataError: names the file, and the row or column that is wrong.
+    """
+    source = complete(data.source, SOURCES, "data.source")
+    columns = {name: target.column or name for name, target in targets.items()}
+    wanted = {name: (target.kind, target.column, target.classes) for name, target in targets.items()}
+    key = content_key(
+        origin=origin_key(source),
+        data=data.model_dump(mode="json", exclude={"source", "split"}),
+        split_column=data.split.column,
+        targets=wanted,
+        code=code_version("data"),
+    )
+
+    def build(folder: Path) -> None:
+        raw: Raw = SOURCES[source.name](**source.settings)
+        _save(_check(raw, data, targets, columns), folder)
+
+    place, reused = store.make("data", key, build)
+    return read(place), reused
+
+
+def read(folder: Path) -> Dataset:
+    """A stored data set, its arrays memory-mapped."""
+    meta = read_json(folder / "dataset.json")
+
+    def arrays(prefix: str) -> Arrays:
+        return {f.stem.removeprefix(prefix): np.load(f, mmap_mode="r") for f in sorted(folder.glob(f"{prefix}*.npy"))}
+
+    column = folder / "split_column.npy"
+    return Dataset(
+        key=folder.name,
+        origin=meta["origin"],
+        fingerprint=meta["fingerprint"],
+        schema=Schema.model_validate(meta["schema"]),
+        ids=np.load(folder / "ids.npy"),
+        content=np.load(folder / "content.npy"),
+        inputs=arrays("input-"),
+        targets=arrays("target-"),
+        split_column=np.load(column) if column.exists() else None,
+    )
+
+
+def _save(dataset: Dataset, folder: Path) -> None:
+    np.save(folder / "ids.npy", dataset.ids)
+    np.save(folder / "content.npy", dataset.content)
+    for name, array in dataset.inputs.items():
+        np.save(folder / f"input-{name}.npy", array)
+    for name, array in dataset.targets.items():
+        np.save(folder / f"target-{name}.npy", array)
+    if dataset.split_column is not None:
+        np.save(folder / "split_column.npy", dataset.split_column)
+    meta = {"origin": dataset.origin, "fingerprint": dataset.fingerprint, "schema": dataset.schema}
+    write_json(folder / "dataset.json", meta)
+
+
+def _check(raw: Raw, data: Data, targets: Mapping[str, Target], columns: Mapping[str, str]) -> Dataset:
+    frame, where = raw.frame, raw.origin
+    if not len(frame):
+        raise DataError(f"{where}: there are no rows.")
+    needed = [*columns.values(), *(c for c in (data.id, data.split.column) if c), *(data.inputs or []), *data.categorical]
+    for name in needed:
+        if name not in frame.columns:
+            raise DataError(f"{where}: there is no column {name!r}; the columns are {', '.join(map(str, frame.columns))}.")
+    coded = {name: _target(frame[columns[name]], target, where) for name, target in targets.items()}
+    schema, inputs = _inputs(raw, data, set(columns.values()), {name: schema for name, (schema, _) in coded.items()})
+    values = {name: array for name, (_, array) in coded.items()}
+    ids = _ids(frame, data.id, where)
+    column = _split_column(frame, data, where)
+    content = content_hash(schema, inputs)
+    parts = [ids, content, *values.values(), *([] if column is None else [column])]
+    return Dataset(
+        key="",
+        origin=where,
+        fingerprint=content_key(schema=schema, arrays=[np.asarray(p) for p in parts]),
+        schema=schema,
+        ids=ids,
+        content=content,
+        inputs=inputs,
+        targets=values,
+        split_column=column,
+    )
+
+
+def _inputs(raw: Raw, data: Data, taken: set[str], targets: dict[str, TargetSchema]) -> tuple[Schema, Arrays]:
+    frame, where = raw.frame, raw.origin
+    reserved = taken | {c for c in (data.id, data.split.column) if c}
+    if raw.image is not None:
+        if data.inputs or data.categorical:
+            raise DataError(f"{where}: the inputs are pictures; remove data.inputs and data.categorical.")
+        whole = np.issubdtype(raw.image.dtype, np.integer) and raw.image.min() >= 0 and raw.image.max() <= 255
+        shape = raw.image.shape
+        image = (shape[1], shape[2], shape[3])
+        schema = Schema(image=image, image_dtype="uint8" if whole else "float32", targets=targets)
+        return schema, schema.encode(raw.image, where)
+    names = data.inputs or [str(c) for c in frame.columns if c not in reserved]
+    for name in names:
+        if name in reserved:
+            raise DataError(f"{where}: the column {name!r} is a target, the id or the split's column; it can't be an input too.")
+    if not names:
+        raise DataError(f"{where}: no column is left to be an input.")
+    categorical = [n for n in names if n in data.categorical or not _is_number(frame[n])]
+    numeric = [n for n in names if n not in categorical]
+    vocabulary = {n: sorted(as_words(frame[n]).dropna().unique().tolist()) for n in categorical}
+    schema = Schema(numeric=numeric, categorical=vocabulary, targets=targets)
+    if data.missing == "refuse":
+        for name in names:
+            if (missing := frame[name].isna().to_numpy()).any():
+                row = int(missing.argmax())
+                raise DataError(f"{where}: column {name!r}, row {row}: the value is missing, and data.missing is 'refuse'.")
+    return schema, schema.encode(frame, where)
+
+
+def _is_number(column: pd.Series[Any]) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _target(column: pd.Series[Any], target: Target, where: str) -> tuple[TargetSchema, NDArray[Any]]:
+    if (missing := column.isna().to_numpy()).any():
+        row = int(missing.argmax())
+        raise DataError(f"{where}: target column {column.name!r}, row {row}: the value is missing; every row needs one.")
+    if target.kind == "regression":
+        values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
+        if (bad := ~np.isfinite(values)).any():
+            row = int(bad.argmax())
+            given = column.iloc[row]
+            raise DataError(f"{where}: target column {column.name!r}, row {row}: {given!r} is not a finite number.")
+        return TargetSchema(kind="regression"), values
+    labels = [_label(value) for value in column.tolist()]
+    for row, label in enumerate(labels):
+        if isinstance(label, float):
+            raise DataError(f"{where}: target column {column.name!r}, row {row}: {label} is a value; is its kind regression?")
+    classes = target.classes or sorted(set(labels), key=lambda label: (str(type(label)), label))
+    if len(classes) < 2:
+        raise DataError(f"{where}: target column {column.name!r} has one class only ({classes[0]!r}); nothing can be learnt.")
+    code = {label: i for i, label in enumerate(classes)}
+    for row, label in enumerate(labels):
+        if label not in code:
+            listed = ", ".join(map(str, classes))
+            raise DataError(f"{where}: target column {column.name!r}, row {row}: {label!r} is not among the classes {listed}.")
+    return TargetSchema(kind="classification", classes=classes), np.array([code[label] for label in labels], np.int64)
+
+
+def _label(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, bool | int | float) else str(value)
+
+
+def _ids(frame: pd.DataFrame, column: str | None, where: str) -> NDArray[np.str_]:
+    if column is None:
+        return np.arange(len(frame)).astype(str)
+    if frame[column].isna().any():
+        raise DataError(f"{where}: id column {column!r}, row {int(frame[column].isna().to_numpy().argmax())}: the id is missing.")
+    ids = as_words(frame[column])
+    if (twice := ids.duplicated().to_numpy()).any():
+        row = int(twice.argmax())
+        raise DataError(f"{where}: id column {column!r}, row {row}: the id {ids.iloc[row]!r} stands there a second time.")
+    return ids.to_numpy(str)
+
+
+def _split_column(frame: pd.DataFrame, data: Data, where: str) -> NDArray[Any] | None:
+    split = data.split
+    if split.column is None:
+        return None
+    column = frame[split.column]
+    if column.isna().any():
+        row = int(column.isna().to_numpy().argmax())
+        raise DataError(f"{where}: split column {split.column!r}, row {row}: the value is missing.")
+    if split.rule != "time":
+        return as_words(column).to_numpy(str)
+    if _is_number(column):
+        return column.to_numpy(np.float64)
+    try:
+        return pd.to_datetime(column, utc=True).dt.tz_localize(None).to_numpy("datetime64[ns]").astype(np.int64)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{where}: split column {split.column!r} does not hold times: {error}.") from None
+
+
+def content_hash(schema: Schema, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint64]:
+    """A 64-bit hash of each row's inputs (N,), the same whatever other rows there are.
+
+    Categories count by their word and not by their code, since codes shift as new words appear.
+    """
+    columns: list[NDArray[Any]] = []
+    for name, array in inputs.items():
+        if name == "categorical":
+            for j, vocabulary in enumerate(schema.categorical.values()):
+                words = np.array([_word_hash("unknown"), _word_hash("missing"), *(_word_hash("=" + w) for w in vocabulary)])
+                columns.append(words[array[:, j]][:, None].view(np.uint8))
+        else:
+            flat = np.array(array.reshape(len(array), -1))
+            if flat.dtype.kind == "f":
+                flat[flat == 0] = 0  # -0.0 equals 0.0
+                flat[np.isnan(flat)] = np.nan  # one bit pattern for NaN
+            columns.append(np.ascontiguousarray(flat).view(np.uint8))
+    rows = np.concatenate(columns, axis=1)
+    digests = b"".join(hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
+    return np.frombuffer(digests, np.uint64).copy()
+
+
+def _word_hash(word: str) -> np.uint64:
+    return np.frombuffer(hashlib.blake2b(word.encode(), digest_size=8).digest(), np.uint64)[0]

@@ -1,0 +1,132 @@
+"""Data sources: each reads one kind of file or bundled set into columns and, where there are pictures, an image array."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import sklearn
+from numpy.typing import NDArray
+from sklearn import datasets
+
+from fuseline.component import Component
+from fuseline.errors import DataError
+from fuseline.store import content_key, sha256_of
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a source gives: ``frame`` (N rows), maybe ``image`` (N, C, H, W), and where it came from, for messages."""
+
+    frame: pd.DataFrame
+    origin: str
+    image: NDArray[Any] | None = None
+
+
+def from_sklearn(
+    *, name: Literal["breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine"], images: bool = True
+) -> Raw:
+    """A set bundled with scikit-learn, with its own column names; ``digits`` comes as 8×8 pictures unless ``images`` is false.
+
+    Classes are named where scikit-learn names them.
+    """
+    bunch = getattr(datasets, f"load_{name}")(as_frame=True)
+    frame: pd.DataFrame = bunch.frame.copy()
+    if name in ("breast_cancer", "iris", "wine"):
+        frame["target"] = np.asarray(bunch.target_names, dtype=str)[bunch.target]
+    image = None
+    if name == "digits" and images:
+        frame = frame[["target"]]
+        image = bunch.images.astype(np.uint8)[:, None]
+    return Raw(frame, f"scikit-learn's {name}", image)
+
+
+def from_npz(*, path: str, image: str | None = None, layout: Literal["auto", "first", "last"] = "auto") -> Raw:
+    """Arrays of equal length: (N,) is a column, (N, P) the columns ``NAME_0`` … , and (N, H, W[, C]) are pictures.
+
+    Args:
+        path: the file.
+        image: the array that holds the pictures; without it, the one with three or four axes.
+        layout: where the channel axis of a four-axis array stands; ``auto`` takes last if that axis has 1, 3 or 4 entries.
+    """
+    file = _existing(path)
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file}: not readable as npz without pickle: {error}.") from None
+    lengths = {name: len(array) if array.ndim else -1 for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        listed = ", ".join(f"{n} {k}" for n, k in lengths.items())
+        raise DataError(f"{file}: every array needs one entry per row, but the lengths are {listed}.")
+    pictures = [name for name, array in arrays.items() if array.ndim >= 3]
+    if image is not None and image not in pictures:
+        raise DataError(f"{file}: {image!r} is not an array of pictures; those are: {', '.join(pictures) or 'none'}.")
+    if image is None and len(pictures) > 1:
+        raise DataError(f"{file}: several arrays hold pictures ({', '.join(pictures)}); name one with 'image'.")
+    chosen = image or (pictures[0] if pictures else None)
+    columns: dict[str, NDArray[Any]] = {}
+    for name, array in arrays.items():
+        if array.ndim == 1:
+            columns[name] = array
+        elif array.ndim == 2:
+            columns |= {f"{name}_{j}": array[:, j] for j in range(array.shape[1])}
+    stack = None if chosen is None else _channels_first(arrays[chosen], layout, f"{file}: {chosen}")
+    return Raw(pd.DataFrame(columns), str(file), stack)
+
+
+def from_parquet(*, path: str) -> Raw:
+    """A Parquet file, one row per row."""
+    file = _existing(path)
+    try:
+        return Raw(pd.read_parquet(file), str(file))
+    except (ValueError, OSError) as error:
+        raise DataError(f"{file}: not readable as Parquet: {_first_line(error)}.") from None
+
+
+def from_csv(*, path: str, separator: str = ",") -> Raw:
+    """A CSV file with a header line; empty fields are missing values."""
+    file = _existing(path)
+    try:
+        return Raw(pd.read_csv(file, sep=separator), str(file))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: not readable as CSV: {_first_line(error)}.") from None
+
+
+def origin_key(source: Component) -> str:
+    """The hash of a source's settings and of the file it reads, or of scikit-learn's version for a bundled set."""
+    path = source.settings.get("path")
+    return content_key(source=source, content=sha256_of(_existing(path)) if path else sklearn.__version__)
+
+
+def _existing(path: str) -> Path:
+    file = Path(path)
+    if not file.is_file():
+        raise DataError(f"{file}: there is no such file; mend data.source's 'path' (it is meant relative to the recipe).")
+    return file
+
+
+def _channels_first(array: NDArray[Any], layout: str, where: str) -> NDArray[Any]:
+    if array.ndim == 3:
+        return array[:, None]
+    if array.ndim != 4:
+        raise DataError(f"{where} has {array.ndim} axes; pictures need (N, H, W), (N, H, W, C) or (N, C, H, W).")
+    last = layout == "last" or (layout == "auto" and array.shape[-1] in (1, 3, 4))
+    return np.ascontiguousarray(np.moveaxis(array, -1, 1)) if last else array
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
+
+
+SOURCES: dict[str, Callable[..., Raw]] = {
+    "sklearn": from_sklearn,
+    "npz": from_npz,
+    "parquet": from_parquet,
+    "csv": from_csv,
+}

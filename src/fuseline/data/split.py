@@ -1,0 +1,169 @@
+"""The split: one role per row, which drives every stage.
+
+No two roles share a row, an id or a content: where a rule's own unit (a group, a time, a column) would put rows of equal
+inputs into different roles, the copies in the less protected roles are left out of everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fuseline.data.dataset import Dataset
+from fuseline.errors import DataError
+from fuseline.recipe import Split as SplitSpec
+from fuseline.terms import Role
+
+ROLES: tuple[Role, ...] = ("train", "fusion", "calibration", "test")
+"""From the least to the most protected; a row's role is its position here."""
+
+EXCLUDED = -1
+Roles = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A role per row (N,), or ``EXCLUDED``."""
+
+    roles: Roles
+
+    def rows(self, *roles: Role) -> NDArray[np.int64]:
+        """The rows of some roles, in the order of the data."""
+        return np.flatnonzero(np.isin(self.roles, [ROLES.index(role) for role in roles]))
+
+    @property
+    def excluded(self) -> NDArray[np.int64]:
+        return np.flatnonzero(self.roles == EXCLUDED)
+
+
+def split(dataset: Dataset, spec: SplitSpec) -> Split:
+    """Give each row its role.
+
+    Raises:
+        DataError: a role has no rows, or the training or test rows lack a class.
+    """
+    result = Split(_exclude_copies(SPLITS[spec.rule](dataset, spec), dataset.content))
+    _check(dataset, spec, result)
+    return result
+
+
+def units(dataset: Dataset, spec: SplitSpec) -> NDArray[np.int64]:
+    """Numbers (N,) of the rows that must stay together in any further division: a group's, or those of equal content."""
+    grouped = spec.rule in ("stable", "group") and dataset.split_column is not None
+    of = dataset.split_column if grouped else dataset.content
+    assert of is not None
+    return np.unique(of, return_inverse=True)[1].astype(np.int64)
+
+
+def strata(dataset: Dataset) -> NDArray[np.int64]:
+    """Numbers (N,) of the strata: classes of the first classification target, else ten quantiles of the first target."""
+    for name, schema in dataset.schema.targets.items():
+        if schema.kind == "classification":
+            return np.asarray(dataset.targets[name])
+    values = next(iter(dataset.targets.values()))
+    edges = np.quantile(values, np.linspace(0, 1, max(1, min(10, len(values) // 10)) + 1)[1:-1])
+    return np.searchsorted(edges, values, side="right").astype(np.int64)
+
+
+def _stable(dataset: Dataset, spec: SplitSpec) -> Roles:
+    """By ``hash(seed, unit)``: no row's role depends on the other rows, so none changes as the data grow."""
+    column = dataset.split_column
+    keys = (str(g).encode() for g in column) if column is not None else (c.tobytes() for c in dataset.content)
+    salt = spec.seed.to_bytes(8, "little")
+    digests = b"".join(hashlib.blake2b(key, digest_size=8, salt=salt).digest() for key in keys)
+    return _by_position(np.frombuffer(digests, np.uint64) / 2.0**64, spec)
+
+
+def _stratified(dataset: Dataset, spec: SplitSpec) -> Roles:
+    """Exact shares overall and within one row in each stratum; rows of equal content move as one."""
+    unit = units(dataset, spec)
+    _, first = np.unique(unit, return_index=True)
+    order = np.random.default_rng(spec.seed).permutation(len(first))
+    order = order[np.argsort(strata(dataset)[first][order], kind="stable")]
+    return _deal(order, spec)[unit]
+
+
+def _group(dataset: Dataset, spec: SplitSpec) -> Roles:
+    """Whole groups in random order, until each role has its share of the rows."""
+    unit = units(dataset, spec)
+    sizes = np.bincount(unit)
+    order = np.random.default_rng(spec.seed).permutation(len(sizes))
+    middle = np.empty(len(sizes))
+    middle[order] = (np.cumsum(sizes[order]) - sizes[order] / 2) / len(unit)
+    return _by_position(middle, spec)[unit]
+
+
+def _time(dataset: Dataset, spec: SplitSpec) -> Roles:
+    """The oldest rows to train on, the newest to test on; rows of one time share a role."""
+    assert dataset.split_column is not None
+    _, when, counts = np.unique(dataset.split_column, return_inverse=True, return_counts=True)
+    position = (np.cumsum(counts) - counts / 2) / len(when)
+    edges = np.cumsum([spec.train, spec.fusion, spec.calibration])
+    return np.searchsorted(edges, position, side="right").astype(np.int8)[when]
+
+
+def _column(dataset: Dataset, spec: SplitSpec) -> Roles:
+    """The column itself names each row's role."""
+    assert dataset.split_column is not None
+    for row, value in enumerate(dataset.split_column):
+        if value not in ROLES:
+            where = f"{dataset.origin}: split column {spec.column!r}, row {row}"
+            raise DataError(f"{where}: {str(value)!r} is not a role; the roles are {', '.join(ROLES)}.")
+    return np.array([ROLES.index(value) for value in dataset.split_column], np.int8)
+
+
+def _by_position(position: NDArray[np.float64], spec: SplitSpec) -> Roles:
+    """Roles by a number in [0, 1): the protected roles come first, so that a larger share never takes rows from them."""
+    edges = np.cumsum([spec.test, spec.calibration, spec.fusion])
+    return (3 - np.searchsorted(edges, position, side="right")).astype(np.int8)
+
+
+def _deal(order: NDArray[np.int64], spec: SplitSpec) -> Roles:
+    """Roles for units in ``order``, spread evenly along it: at each step the role that is furthest behind its share."""
+    shares = np.array([spec.train, spec.fusion, spec.calibration, spec.test])
+    given, roles = np.zeros(4), np.empty(len(order), np.int8)
+    for step, unit in enumerate(order, start=1):
+        role = int(np.argmax(shares * step - given))
+        given[role] += 1
+        roles[unit] = role
+    return roles
+
+
+def _exclude_copies(roles: Roles, content: NDArray[np.uint64]) -> Roles:
+    _, same = np.unique(content, return_inverse=True)
+    highest = np.full(same.max() + 1, -1, np.int8)
+    np.maximum.at(highest, same, roles)
+    return np.where(roles == highest[same], roles, EXCLUDED).astype(np.int8)
+
+
+def _check(dataset: Dataset, spec: SplitSpec, result: Split) -> None:
+    shares = {"train": spec.train, "fusion": spec.fusion, "calibration": spec.calibration, "test": spec.test}
+    for role in ROLES:
+        if len(result.rows(role)) == 0 and (shares[role] > 0 or role == "train"):
+            raise DataError(
+                f"{dataset.origin}: no row fell to the role {role!r} (data.split.{role} is {shares[role]:.2f} of {len(dataset)} "
+                "rows); use more rows, a larger share or the rule 'stratified'."
+            )
+    needed: tuple[Role, ...] = ("train", "test") if len(result.rows("test")) else ("train",)
+    for name, schema in dataset.schema.targets.items():
+        for role in needed if schema.kind == "classification" else ():
+            there = np.unique(dataset.targets[name][result.rows(role)])
+            for code, label in enumerate(schema.classes):
+                if code not in there:
+                    raise DataError(
+                        f"{dataset.origin}: target {name!r}: no row of class {label!r} fell to the role {role!r}; the split is too "
+                        "small for its classes: use more rows, a larger share or the rule 'stratified'."
+                    )
+
+
+SPLITS: dict[str, Callable[[Dataset, SplitSpec], Roles]] = {
+    "stable": _stable,
+    "stratified": _stratified,
+    "group": _group,
+    "time": _time,
+    "column": _column,
+}

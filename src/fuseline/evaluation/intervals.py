@@ -1,0 +1,74 @@
+"""Intervals: bootstrap percentiles over rows, the same resamples for every candidate, so that differences are paired."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from fuseline.evaluation.metrics import LOWER_IS_BETTER, POINT, RESAMPLED
+from fuseline.terms import Kind
+
+Floats = NDArray[np.floating[Any]]
+
+
+class Interval(NamedTuple):
+    """A value and the bounds of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Scores(NamedTuple):
+    """A candidate's metrics: as points, and of each resample (B,)."""
+
+    point: dict[str, float]
+    resampled: dict[str, Floats]
+    rows: int
+
+
+def resamples(units: NDArray[np.integer[Any]], count: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """How often each of ``count`` bootstrap resamples draws each row (count, N) (Efron 1979).
+
+    Units (N,) are drawn as wholes, since rows of equal content or of one group say the same thing twice.
+    """
+    _, number = np.unique(units, return_inverse=True)
+    n = int(number.max()) + 1
+    drawn = generator.multinomial(n, np.full(n, 1 / n), size=count)
+    return drawn[:, number].astype(np.float64)
+
+
+def score(kind: Kind, target: Floats, predicted: Floats, weights: Floats, names: list[str]) -> Scores:
+    """The metrics ``names`` of a prediction (probabilities (N, C) or values (N, 1)) and of its resamples."""
+    point, spread = POINT[kind](target, predicted), RESAMPLED[kind](target, predicted, weights)
+    return Scores({name: point[name] for name in names}, {name: spread[name] for name in names}, len(target))
+
+
+def interval(scores: Scores, name: str, level: float) -> Interval:
+    """The percentile interval of a metric; for accuracy the Wilson score interval (Wilson 1927).
+
+    The bootstrap says [1, 1] of an accuracy of 1 on whatever few rows; Wilson's interval does not.
+    """
+    value = scores.point[name]
+    if name == "accuracy":
+        bounds = binomtest(round(value * scores.rows), scores.rows).proportion_ci(level, method="wilson")
+        return Interval(value, float(bounds.low), float(bounds.high))
+    return Interval(value, *_percentiles(scores.resampled[name], level))
+
+
+def paired_gain(candidate: Scores, reference: Scores, name: str, level: float) -> Interval:
+    """How much better the candidate is than the reference, with its paired interval; above 0 is better."""
+    sign = -1.0 if name in LOWER_IS_BETTER else 1.0
+    gains = sign * (candidate.resampled[name] - reference.resampled[name])
+    return Interval(sign * (candidate.point[name] - reference.point[name]), *_percentiles(gains, level))
+
+
+def _percentiles(values: Floats, level: float) -> tuple[float, float]:
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

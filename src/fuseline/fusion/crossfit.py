@@ -1,0 +1,148 @@
+"""Compare fusion rules by cross-fitting: each row is judged by a fit that did not see it.
+
+Shapes: B rows that a fusion may learn from, on which every member is finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fuseline.component import Component
+from fuseline.evaluation.calibration import fit_calibration
+from fuseline.fusion.combine import TINY, Combiner, Fused, Mixture, Outputs, calibrate
+from fuseline.fusion.rules import FUSIONS, ON_FEATURES
+from fuseline.seeding import torch_seed
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Learnable:
+    """What fusions of one target may learn from.
+
+    Attributes:
+        outputs: what the members say of the B rows; features are NaN where replicas' features don't align.
+        target: codes or values (B,).
+        held_out: which of the B rows no replica was trained on (B,); rules on features learn from these alone.
+        fold: the cross-fitting fold of each row (B,).
+    """
+
+    outputs: Outputs
+    target: Tensor
+    held_out: NDArray[np.bool_]
+    fold: NDArray[np.int64]
+
+
+def fit(rule: Component, learnable: Learnable, seed: np.random.SeedSequence, rows: NDArray[np.bool_] | None = None) -> Combiner:
+    """Fit a rule on some of the rows that it may learn from (all of them if not said)."""
+    keep = np.ones(len(learnable.target), bool) if rows is None else rows
+    if rule.name in ON_FEATURES:
+        keep = keep & learnable.held_out
+    index = torch.from_numpy(np.flatnonzero(keep))
+    generator = torch.Generator().manual_seed(torch_seed(seed))
+    outputs = learnable.outputs.rows(index)
+    if rule.name not in ON_FEATURES:
+        outputs = outputs._replace(features=None)
+    return FUSIONS[rule.name](outputs, learnable.target[index], generator, **rule.settings)
+
+
+def cross_fit(rule: Component, learnable: Learnable, seed: np.random.SeedSequence) -> Fused:
+    """What the rule says of each row, fitted on the other folds; NaN where the rule can't say anything."""
+    parts: list[tuple[NDArray[np.int64], Fused]] = []
+    for number in np.unique(learnable.fold):
+        outside = learnable.fold == number
+        combiner = fit(rule, learnable, seed, ~outside)
+        judged = np.flatnonzero(outside & learnable.held_out if rule.name in ON_FEATURES else outside)
+        parts.append((judged, combiner(learnable.outputs.rows(torch.from_numpy(judged)))))
+    values = torch.full((len(learnable.target), learnable.outputs.values.shape[2]), torch.nan, dtype=torch.float64)
+    variances = None if learnable.outputs.variances is None else values[:, :1].clone()
+    for judged, fused in parts:
+        values[judged] = fused.values
+        if variances is not None and fused.variances is not None:
+            variances[judged] = fused.variances
+    return Fused(values, variances)
+
+
+def row_scores(fused: Fused, target: Tensor) -> Floats:
+    """The loss of each row (B,): log loss, or squared error for values. Lower is better."""
+    if fused.variances is None:
+        true = fused.values.gather(1, target.long()[:, None])[:, 0]
+        return np.asarray(-true.clamp(min=TINY).log().numpy())
+    return np.asarray(((fused.values[:, 0] - target) ** 2).numpy())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rules compared on the same rows: each one's mean loss, and its difference to the best with its standard error."""
+
+    rows: int
+    table: dict[str, dict[str, float]]
+    best: str
+    chosen: str
+
+
+def judge(fused: Fused, target: Tensor, common: NDArray[np.int64]) -> Floats:
+    """The losses (n,) of the ``common`` rows, calibrated as the output will be used: by one number, fitted on those rows."""
+    part = Fused(fused.values[common], None if fused.variances is None else fused.variances[common])
+    return row_scores(calibrate(part, fit_calibration(part, target[common])), target[common])
+
+
+def compare(rules: Sequence[Component], learnable: Learnable, seed: np.random.SeedSequence) -> Comparison:
+    """Cross-fit every rule and choose: the first (simplest) within one standard error of the best.
+
+    The standard error is that of the paired difference of the rows' losses (after Breiman et al. 1984, section 3.4.3). All
+    rules are compared on the same rows: the held-out ones, if a rule that uses features is among them.
+    """
+    fused = {rule.name: cross_fit(rule, learnable, seed) for rule in rules}
+    common = _common(rules, learnable)
+    scores = {name: judge(said, learnable.target, common) for name, said in fused.items()}
+    best = min(scores, key=lambda name: float(scores[name].mean()))
+    table: dict[str, dict[str, float]] = {}
+    chosen: str | None = None
+    for name, score in scores.items():
+        gap = score - scores[best]
+        error = float(gap.std(ddof=1) / np.sqrt(len(gap))) if len(gap) > 1 else 0.0
+        table[name] = {"loss": float(score.mean()), "gap": float(gap.mean()), "standard_error": error}
+        if chosen is None and gap.mean() <= error:
+            chosen = name
+    return Comparison(len(common), table, best, chosen or best)
+
+
+def best_member(learnable: Learnable, common: NDArray[np.int64]) -> int:
+    """The position of the member with the lowest calibrated loss on the ``common`` rows."""
+    losses = [judge(single(m, learnable.outputs), learnable.target, common).mean() for m in range(len(learnable.outputs.values))]
+    return int(np.argmin(losses))
+
+
+def single(member: int, outputs: Outputs) -> Fused:
+    """One member, as the fusion that listens to it alone."""
+    fused: Fused = pick(member, len(outputs.values))(outputs)
+    return fused
+
+
+def pick(member: int, members: int) -> Combiner:
+    """The mixture with all weight on one member."""
+    weights = torch.zeros(members, dtype=torch.float64)
+    weights[member] = 1
+    return Mixture({"weights": weights})
+
+
+def _common(rules: Sequence[Component], learnable: Learnable) -> NDArray[np.int64]:
+    on_features = any(rule.name in ON_FEATURES for rule in rules)
+    return np.flatnonzero(learnable.held_out) if on_features else np.arange(len(learnable.target))
+
+
+def summary(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "rows": comparison.rows,
+        "best": comparison.best,
+        "chosen": comparison.chosen,
+        "rules": comparison.table,
+    }

@@ -1,0 +1,159 @@
+"""Fuse one target from the bank: compare the rules, refit them, choose one, calibrate all. Kept in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from fuseline.bank import Bank
+from fuseline.component import Component
+from fuseline.data.dataset import Dataset
+from fuseline.data.split import Split
+from fuseline.evaluation.calibration import fit_calibration
+from fuseline.fusion.combine import COMBINERS, Combiner, combiner_name
+from fuseline.fusion.crossfit import Learnable, best_member, compare, fit, pick, summary
+from fuseline.fusion.rules import ON_FEATURES
+from fuseline.partition import Rows, deal
+from fuseline.seeding import FUSION, stream
+from fuseline.store import Store, code_version, content_key, read_json, write_json
+
+
+@dataclass(frozen=True)
+class FuseSpec:
+    """How one target is fused: leaf values."""
+
+    target: str
+    rules: list[Component]
+    folds: int
+    calibrated: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A fitted rule, or a member alone, with the number that calibrates it."""
+
+    name: str
+    combiner: Combiner
+    number: float
+
+
+@dataclass(frozen=True)
+class FusedTarget:
+    """One target's fitted candidates.
+
+    Attributes:
+        candidates: one per rule, in the order of ``FUSIONS``.
+        members: each member alone, calibrated, in the order of the bank.
+        comparison: the cross-fitted losses of the rules, as :func:`fuseline.fusion.crossfit.summary` gives them.
+        chosen: the rule that serves.
+        best_member: the position of the best single member on the rows that the rules were compared on.
+    """
+
+    key: str
+    target: str
+    candidates: list[Candidate]
+    members: list[Candidate]
+    comparison: dict[str, Any]
+    chosen: str
+    best_member: int
+
+    @property
+    def winner(self) -> Candidate:
+        return next(c for c in self.candidates if c.name == self.chosen)
+
+    @classmethod
+    def open(cls, folder: Path) -> FusedTarget:
+        meta = read_json(folder / "fusion.json")
+        tensors = load_file(folder / "tensors.safetensors")
+
+        def combiner(rule: str, kind: str) -> Combiner:
+            own = {n.split("/")[1]: t for n, t in tensors.items() if n.split("/")[0] == rule}
+            return COMBINERS[kind](own)
+
+        count = len(meta["members"])
+        return cls(
+            folder.name,
+            meta["target"],
+            [Candidate(c["name"], combiner(c["name"], c["combiner"]), c["number"]) for c in meta["candidates"]],
+            [Candidate(m["name"], pick(i, count), m["number"]) for i, m in enumerate(meta["members"])],
+            meta["comparison"],
+            meta["comparison"]["chosen"],
+            meta["best_member"],
+        )
+
+
+def learnable(bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, strata: Rows, units: Rows) -> Learnable:
+    """The rows on which every member is finite among the fusion rows and, out of fold, the training rows."""
+    rows = bank.finite(spec.target, split.rows("train", "fusion"))
+    on_features = any(rule.name in ON_FEATURES for rule in spec.rules)
+    generator = np.random.default_rng(stream(spec.seed, FUSION, 0))
+    return Learnable(
+        bank.outputs(spec.target, rows, features=on_features),
+        torch.from_numpy(np.asarray(dataset.targets[spec.target])[rows]),
+        np.isin(rows, split.rows("fusion")),
+        deal(strata[rows], units[rows], spec.folds, generator),
+    )
+
+
+def fuse_target(
+    store: Store, bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, strata: Rows, units: Rows
+) -> tuple[FusedTarget, bool]:
+    """Fit every candidate of a target, or find them in the store.
+
+    The rules learn from the bank's finite training and fusion rows, calibration from the calibration rows; the test rows are
+    not looked at. ``strata`` and ``units`` (N,) say how the folds are dealt.
+    """
+    key = content_key(
+        bank=bank.key,
+        target=spec.target,
+        rules=[rule.model_dump(mode="json") for rule in spec.rules],
+        rest=[spec.folds, spec.calibrated, spec.seed],
+        strata=strata,
+        units=units,
+        code=code_version("fusion", "evaluation"),
+    )
+
+    def build(folder: Path) -> None:
+        pool = learnable(bank, dataset, split, spec, strata, units)
+        seed = stream(spec.seed, FUSION, 1)
+        comparison = compare(spec.rules, pool, seed)
+        common = np.flatnonzero(pool.held_out) if comparison.rows < len(pool.target) else np.arange(len(pool.target))
+        fitted = {rule.name: fit(rule, pool, seed) for rule in spec.rules}
+        numbers = _calibrate(bank, dataset, split, spec, fitted)
+        singles = _calibrate(bank, dataset, split, spec, {n: pick(i, len(bank.members)) for i, n in enumerate(bank.members)})
+        save_file(
+            {f"{name}/{part}": t.contiguous() for name, c in fitted.items() for part, t in c.tensors().items()},
+            folder / "tensors.safetensors",
+        )
+        write_json(
+            folder / "fusion.json",
+            {
+                "target": spec.target,
+                "candidates": [
+                    {"name": name, "combiner": combiner_name(c), "number": numbers[name]} for name, c in fitted.items()
+                ],
+                "members": [{"name": name, "number": singles[name]} for name in bank.members],
+                "comparison": {**summary(comparison), "learnt_from": len(pool.target)},
+                "best_member": best_member(pool, common),
+            },
+        )
+
+    place, reused = store.make("fusion", key, build)
+    return FusedTarget.open(place), reused
+
+
+def _calibrate(bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, combiners: Mapping[str, Combiner]) -> dict[str, float]:
+    if not spec.calibrated:
+        return dict.fromkeys(combiners, 1.0)
+    rows = split.rows("calibration")
+    on_features = any(name in ON_FEATURES for name in combiners)
+    outputs = bank.outputs(spec.target, rows, features=on_features)
+    target = torch.from_numpy(np.asarray(dataset.targets[spec.target])[rows])
+    return {name: fit_calibration(combiner(outputs), target) for name, combiner in combiners.items()}

@@ -1,0 +1,88 @@
+"""An ensemble as files: ``ensemble.json`` says how it is built, ``weights.safetensors`` holds its tensors. No pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from fuseline.component import Part
+from fuseline.data.schema import Schema
+from fuseline.errors import PackageError
+from fuseline.fusion.combine import COMBINERS, Combiner
+from fuseline.models.network import Network, NetworkSpec, Replicated
+from fuseline.package.ensemble import Ensemble
+from fuseline.store import write_json
+
+FORMAT = 1
+DESCRIPTION, WEIGHTS = "ensemble.json", "weights.safetensors"
+
+
+class MemberFile(Part):
+    """A member's name, how each of its networks is built, and how many replicas it has."""
+
+    name: str
+    network: NetworkSpec
+    replicas: int
+
+
+class TargetFile(Part):
+    """A target's fusion rule, the combiner that serves it, and the number that calibrates it."""
+
+    rule: str
+    combiner: str
+    number: float
+
+
+class Description(Part):
+    """What ``ensemble.json`` holds."""
+
+    format: int = FORMAT
+    schema_: Schema
+    members: list[MemberFile]
+    targets: dict[str, TargetFile]
+    threads: int
+    batch: int
+    provenance: dict[str, Any]
+
+
+def save_ensemble(description: Description, networks: Sequence[Sequence[Network]], combiners: dict[str, Combiner], folder: Path) -> None:
+    """Write an ensemble; ``networks[m]`` are the replicas of member m."""
+    write_json(folder / DESCRIPTION, description)
+    tensors = {
+        f"members/{m}/{k}/{name}": tensor.contiguous()
+        for m, replicas in enumerate(networks)
+        for k, network in enumerate(replicas)
+        for name, tensor in network.state_dict().items()
+    }
+    for target, combiner in combiners.items():
+        tensors |= {f"combiners/{target}/{name}": tensor.contiguous() for name, tensor in combiner.tensors().items()}
+    save_file(tensors, folder / WEIGHTS)
+
+
+def load_description(folder: Path) -> Description:
+    description = Description.model_validate_json((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    if description.format != FORMAT:
+        raise PackageError(f"{folder}: format {description.format} of ensemble.json is not known here (this is {FORMAT}).")
+    return description
+
+
+def load_ensemble(folder: Path) -> Ensemble:
+    """Rebuild an ensemble from its files, in evaluation mode."""
+    description = load_description(folder)
+    tensors = load_file(folder / WEIGHTS)
+
+    def part(prefix: str) -> dict[str, Any]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    members = {}
+    for m, member in enumerate(description.members):
+        networks = [Network(description.schema_, member.network) for _ in range(member.replicas)]
+        for k, network in enumerate(networks):
+            network.load_state_dict(part(f"members/{m}/{k}/"))
+        members[member.name] = Replicated(networks)
+    combiners = {name: COMBINERS[t.combiner](part(f"combiners/{name}/")) for name, t in description.targets.items()}
+    numbers = {name: target.number for name, target in description.targets.items()}
+    return Ensemble(description.schema_, members, combiners, numbers).eval()

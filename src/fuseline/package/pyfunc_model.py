@@ -1,0 +1,21 @@
+"""The model file that MLflow runs when it loads a packaged ensemble (models from code: nothing is unpickled)."""
+
+from pathlib import Path
+
+import mlflow
+
+from fuseline.package.files import load_description, load_ensemble
+from fuseline.package.predict import predict
+
+
+class EnsembleModel(mlflow.pyfunc.PythonModel):
+    def load_context(self, context):
+        folder = Path(context.artifacts["ensemble"])
+        self.batch = load_description(folder).batch
+        self.ensemble = load_ensemble(folder)
+
+    def predict(self, context, model_input, params=None):
+        return predict(self.ensemble, model_input, self.batch)
+
+
+mlflow.models.set_model(EnsembleModel())

@@ -1,0 +1,271 @@
+"""The recipe: one YAML file that says everything about a run, read into frozen parts.
+
+YAML is read by the rules of version 1.2: ``no`` is a word, ``1e-3`` a number, and a key given twice is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from fuseline.component import Component, Part, explain
+from fuseline.errors import RecipeError
+from fuseline.terms import Kind, Name
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _refuse_twice(names: Sequence[str], what: str) -> None:
+    for name in names:
+        if list(names).count(name) > 1:
+            raise ValueError(f"{what} {name!r} stands there twice; give each its own")
+
+
+class Split(Part):
+    """How rows get their roles. ``train`` is what the other shares leave."""
+
+    rule: Literal["stable", "stratified", "group", "time", "column"] = "stable"
+    seed: int = Field(0, ge=0)
+    column: str | None = None
+    fusion: Fraction = 0.15
+    calibration: Fraction = 0.1
+    test: float = Field(0.2, gt=0, lt=1)
+
+    @property
+    def train(self) -> float:
+        return 1 - self.fusion - self.calibration - self.test
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.train <= 0:
+            raise ValueError("fusion, calibration and test together leave no rows to train on; make them smaller")
+        if self.rule in ("group", "time", "column") and self.column is None:
+            raise ValueError(f"the rule {self.rule!r} needs a 'column'")
+        if self.rule == "stratified" and self.column is not None:
+            raise ValueError("the rule 'stratified' takes no 'column'; use 'group' to keep groups together")
+        return self
+
+
+class Data(Part):
+    """Where rows come from, which columns are inputs, and how rows are split."""
+
+    source: Component
+    id: str | None = None
+    inputs: list[str] | None = Field(None, min_length=1)
+    categorical: list[str] = []
+    missing: Literal["handle", "refuse"] = "handle"
+    split: Split = Split()
+
+
+class Target(Part):
+    """One thing to predict: its kind, head, loss, metrics and fusion."""
+
+    kind: Kind
+    column: str | None = None
+    classes: list[str | int | bool] | None = Field(None, min_length=2)
+    head: Component = Component(name="linear")
+    loss: Component | None = None
+    weight: float = Field(1.0, gt=0)
+    metrics: list[str] | None = Field(None, min_length=1)
+    fusion: list[Component] | None = Field(None, min_length=1)
+
+
+class EarlyStopping(Part):
+    """Stop when the loss on a member's own held-out rows has not improved for ``patience`` epochs; keep the best epoch."""
+
+    holdout: float = Field(0.1, gt=0, lt=0.5)
+    patience: int = Field(20, ge=1)
+
+
+class Member(Part):
+    """A sub-model: its architecture and how it is trained; ``count`` makes several that differ by their seed."""
+
+    name: Name
+    count: int = Field(1, ge=1, le=256)
+    architecture: Component
+    epochs: int = Field(60, ge=1)
+    batch_size: int = Field(64, ge=1)
+    optimizer: Component = Component(name="adamw")
+    schedule: Component = Component(name="one_cycle")
+    augment: list[Component] = []
+    early_stopping: EarlyStopping | None = EarlyStopping()
+
+
+class Training(Part):
+    """Where members are trained. ``processes`` run side by side, each with ``threads`` threads."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    processes: int | None = Field(None, ge=1)
+    threads: int = Field(1, ge=1)
+
+
+class Fusion(Part):
+    """The fusion rules to compare, by cross-fitting over ``folds``."""
+
+    rules: list[Component] = Field([Component(name=n) for n in ("mean", "weights", "greedy", "stacking")], min_length=1)
+    folds: int = Field(5, ge=2)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        _refuse_twice([rule.name for rule in self.rules], "the fusion rule")
+        return self
+
+
+class Calibration(Part):
+    """How outputs are calibrated on the calibration rows."""
+
+    method: Literal["temperature", "none"] = "temperature"
+
+
+class Evaluation(Part):
+    """How the test rows are scored: bootstrap ``resamples`` and the ``level`` of the intervals."""
+
+    resamples: int = Field(1000, ge=100)
+    level: float = Field(0.95, gt=0.5, lt=1)
+
+
+class Registry(Part):
+    """Where the package is registered. ``floors`` says, per target and metric, what the first champion must reach."""
+
+    name: Name | None = None
+    floors: dict[str, dict[str, float]] = {}
+
+
+class Recipe(Part):
+    """Everything about a run."""
+
+    name: Name
+    description: str = ""
+    seed: int = Field(0, ge=0)
+    data: Data
+    targets: dict[Name, Target] = Field(min_length=1)
+    partition: Component = Component(name="full")
+    members: list[Member] = Field(min_length=1)
+    training: Training = Training()
+    fusion: Fusion = Fusion()
+    calibration: Calibration = Calibration()
+    evaluation: Evaluation = Evaluation()
+    registry: Registry = Registry()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _refuse_twice(self.member_names, "the member name")
+        _refuse_twice([self.column(name) for name in self.targets], "the target column")
+        for name in self.registry.floors:
+            if name not in self.targets:
+                raise ValueError(f"registry.floors names the target {name!r}, which is not among the targets")
+        return self
+
+    @property
+    def member_names(self) -> list[str]:
+        """The members' names: ``cnn`` alone, or ``cnn-1``, ``cnn-2``, … where ``count`` asks for several."""
+        return [
+            entry.name if entry.count == 1 else f"{entry.name}-{i + 1}" for entry in self.members for i in range(entry.count)
+        ]
+
+    @property
+    def registered_name(self) -> str:
+        return self.registry.name or self.name
+
+    def column(self, target: str) -> str:
+        """The column of the data that holds a target."""
+        return self.targets[target].column or target
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply ``path=value`` overrides, and check it.
+
+    File paths inside the recipe are meant relative to the recipe's folder, and come out absolute.
+
+    Raises:
+        RecipeError: names the file and the field.
+    """
+    if not path.is_file():
+        raise RecipeError(f"{path}: there is no such recipe; give the path of a YAML file.")
+    try:
+        tree = _yaml().load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not readable as YAML 1.2: {_yaml_problem(error)}.") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, with 'name', 'data', 'targets' and 'members'.")
+    for override in overrides:
+        _override(tree, override)
+    _absolute(tree, path.parent)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {explain(error)}") from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every default written out."""
+    out = StringIO()
+    _yaml().dump(recipe.model_dump(mode="json"), out)
+    return out.getvalue()
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    return yaml
+
+
+def _yaml_problem(error: Exception) -> str:
+    problem = getattr(error, "problem", None) or str(error)
+    mark = getattr(error, "problem_mark", None)
+    problem = str(problem).splitlines()[0].strip()
+    return problem + (f" (line {mark.line + 1})" if mark is not None else "")
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    """Set one value: ``members.0.epochs=5``. Missing mappings on the way are made; list positions must exist."""
+    path, sep, raw = text.partition("=")
+    if not sep or not path:
+        raise RecipeError(f"--set {text}: write it as path=value, like members.0.epochs=5.")
+    try:
+        value = _yaml().load(raw)
+    except YAMLError as error:
+        raise RecipeError(f"--set {text}: the value is not YAML: {_yaml_problem(error)}.") from None
+    *parents, last = path.split(".")
+    place: Any = tree
+    for part in parents:
+        place = _step(place, part, text)
+    if isinstance(place, list):
+        place[_position(place, last, text)] = value
+    else:
+        place[last] = value
+
+
+def _step(place: Any, part: str, text: str) -> Any:
+    if isinstance(place, list):
+        return place[_position(place, part, text)]
+    child = place.get(part)
+    if child is None:
+        child = place[part] = {}
+    elif isinstance(child, str):  # a component given by its bare name gets settings now
+        child = place[part] = {child: {}}
+    elif not isinstance(child, dict | list):
+        raise RecipeError(f"--set {text}: {part!r} holds a plain value and has nothing inside.")
+    return child
+
+
+def _position(place: list[Any], part: str, text: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise RecipeError(f"--set {text}: {part!r} is not a position of that list; it has {len(place)} (counted from 0).")
+    return int(part)
+
+
+def _absolute(tree: dict[str, Any], folder: Path) -> None:
+    data = tree.get("data")
+    source = data.get("source") if isinstance(data, dict) else None
+    if isinstance(source, dict):
+        for settings in source.values():
+            if isinstance(settings, dict) and isinstance(settings.get("path"), str):
+                settings["path"] = str((folder / settings["path"]).resolve())

@@ -1,0 +1,103 @@
+"""What a run says of itself in the end: as a plain tree for ``--json`` and for the leaderboard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from fuseline.evaluation.metrics import LOWER_IS_BETTER
+from fuseline.tracking.registry import Registered
+
+Tree = dict[str, Any]
+
+
+def member_entries(report: Mapping[str, Any], status: Mapping[str, str]) -> list[Tree]:
+    """Every member with its status and, per target, its test metrics."""
+    return [{"name": name, "status": state, "metrics": _metrics(report, "members", name)} for name, state in status.items()]
+
+
+def candidate_entries(report: Mapping[str, Any]) -> list[Tree]:
+    """Every fusion rule with, per target that it fits, its test metrics."""
+    names = dict.fromkeys(entry["name"] for part in report["targets"].values() for entry in part["candidates"])
+    return [{"rule": name, "metrics": _metrics(report, "candidates", name)} for name in names]
+
+
+def best(report: Mapping[str, Any]) -> dict[str, str]:
+    """The chosen rule of each target."""
+    return {target: part["chosen"] for target, part in report["targets"].items()}
+
+
+def winner(report: Mapping[str, Any], target: str) -> Tree:
+    """The chosen rule's entry of a target."""
+    part = report["targets"][target]
+    return next(dict(entry) for entry in part["candidates"] if entry["name"] == part["chosen"])
+
+
+def below_floor(report: Mapping[str, Any], floors: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """One line for each floor that the chosen fusion does not clear; a value that is not a number never clears one."""
+    lines = []
+    for target, bounds in floors.items():
+        metrics = winner(report, target)["metrics"]
+        for name, bound in bounds.items():
+            value = metrics[name]["value"]
+            clears = value <= bound if name in LOWER_IS_BETTER else value >= bound
+            if not clears:
+                lines.append(f"{target}: {name} is {value:.4g}, and the floor is {bound:g}")
+    return lines
+
+
+def flat_metrics(report: Mapping[str, Any], role: str, name: str) -> dict[str, float]:
+    """A member's or a rule's test metrics as ``test/TARGET/METRIC`` with ``_low`` and ``_high``."""
+    flat = {}
+    for target, metrics in _metrics(report, role, name).items():
+        for metric, score in metrics.items():
+            for part, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
+                if score[part] is not None:
+                    flat[f"test/{target}/{metric}{suffix}"] = float(score[part])
+    return flat
+
+
+def _metrics(report: Mapping[str, Any], role: str, name: str) -> Tree:
+    return {
+        target: finite(entry["metrics"])
+        for target, part in report["targets"].items()
+        for entry in part[role]
+        if entry["name"] == name
+    }
+
+
+def finite(tree: Any) -> Any:
+    """A tree with null in the place of numbers that JSON does not know."""
+    if isinstance(tree, Mapping):
+        return {key: finite(value) for key, value in tree.items()}
+    if isinstance(tree, Sequence) and not isinstance(tree, str):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+class Result(Protocol):
+    """What became of a member."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def status(self) -> str: ...
+
+
+def assemble(
+    run_id: str, recipe: str, members: Sequence[Result], report: Mapping[str, Any], version: Registered
+) -> Tree:
+    """The summary of a run, all but its timing."""
+    status = {member.name: member.status for member in members}
+    return {
+        "run_id": run_id,
+        "recipe": recipe,
+        "members": member_entries(report, status),
+        "candidates": candidate_entries(report),
+        "best": best(report),
+        "registered": {"name": version.name, "version": version.version, "aliases": version.aliases},
+        "trained": sum(state == "trained" for state in status.values()),
+        "reused": sum(state == "reused" for state in status.values()),
+    }

@@ -1,0 +1,128 @@
+"""Runs in MLflow, by explicit ids: nothing here depends on an active run.
+
+A parent run is one invocation of a recipe; its members and fusion rules are its children. A run is found again by the tag
+that holds its content key: one that never finished is continued, one that finished is never opened again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+
+from fuseline.store import home
+from fuseline.tracking.settings import Settings
+
+KEY, KIND, ORIGIN, ATTEMPT = "fuseline.key", "fuseline.kind", "fuseline.origin", "fuseline.attempt"
+RECIPE = "fuseline.recipe"
+MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 6000
+
+
+class Tracker:
+    """MLflow, for the runs of one experiment."""
+
+    def __init__(self, settings: Settings, experiment: str) -> None:
+        if settings.is_local:
+            home().mkdir(parents=True, exist_ok=True)
+            logging.getLogger("alembic").setLevel(logging.WARNING)  # a new database tells of each of its migrations
+        server = settings.server
+        self.client = MlflowClient(server.mlflow_tracking_uri, server.mlflow_registry_uri)
+        self.experiment = self._experiment(settings, settings.tracking.experiment.name or experiment)
+
+    def _experiment(self, settings: Settings, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        place = str(Path(settings.tracking.artifact_location) / name) if settings.is_local else None
+        return str(self.client.create_experiment(name, artifact_location=place))
+
+    def start(self, name: str, kind: str, key: str, parent: str | None = None) -> str:
+        """The id of a running run: an unfinished one of the same kind, key and parent, or a new one."""
+        unfinished = [run for run in self._search(kind, key, parent) if parent or run.info.status != "FINISHED"]
+        if unfinished:
+            run_id = str(unfinished[0].info.run_id)
+            attempt = int(unfinished[0].data.tags.get(ATTEMPT, "1")) + 1
+            self.client.update_run(run_id, status="RUNNING")
+            self.client.set_tag(run_id, ATTEMPT, str(attempt))
+            return run_id
+        tags = {KIND: kind, KEY: key, ATTEMPT: "1", "mlflow.user": _user()}
+        if parent is not None:
+            tags["mlflow.parentRunId"] = parent
+        if parent is None:
+            tags["fuseline.owner"] = f"{socket.gethostname()}:{os.getpid()}"
+        return str(self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id)
+
+    def origin(self, kind: str, key: str) -> str | None:
+        """The first finished run that made what the key names."""
+        finished = [run for run in self._search(kind, key, None) if run.info.status == "FINISHED"]
+        return str(finished[-1].info.run_id) if finished else None
+
+    def finish(self, run_id: str, status: str = "FINISHED") -> None:
+        self.client.set_terminated(run_id, status)
+
+    def finished(self, kind: str, most: int = 100) -> list[Run]:
+        """The last runs of a kind that finished, newest first."""
+        text = f"tags.`{KIND}` = '{kind}' and attributes.status = 'FINISHED'"
+        return list(self.client.search_runs([self.experiment], text, ViewType.ACTIVE_ONLY, most, ["attributes.start_time DESC"]))
+
+    def params(self, run_id: str, tree: Mapping[str, Any]) -> None:
+        """Log a tree of settings as flat parameters; those of an earlier attempt are the same by their key."""
+        flat = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in flatten(tree).items()]
+        for part in _parts(flat, MOST_PARAMS):
+            self.client.log_batch(run_id, params=part)
+
+    def tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def metrics(self, run_id: str, metrics: Mapping[str, float], at: int | None = None) -> None:
+        """Log numbers without a step; what is not finite is left out, since MLflow would store another number for it."""
+        now = at or time.time_ns() // 1_000_000
+        self.points(run_id, [(name, value, now, 0) for name, value in metrics.items()])
+
+    def points(self, run_id: str, points: Sequence[tuple[str, float, int, int]]) -> None:
+        """Log (name, value, time in ms, step). Sending a point again changes nothing, since those four are its key."""
+        finite = [Metric(name, value, at, step) for name, value, at, step in points if abs(value) < float("inf")]
+        for part in _parts(finite, MOST_METRICS):
+            self.client.log_batch(run_id, metrics=part)
+
+    def files(self, run_id: str, folder: Path, under: str | None = None) -> None:
+        self.client.log_artifacts(run_id, str(folder), under)
+
+    def dataset(self, run_id: str, name: str, digest: str, source: str, schema: str, profile: str) -> None:
+        """Say which data a run used, as MLflow's data set of that digest."""
+        data = Dataset(name=name, digest=digest[:36], source_type="local", source=source, schema=schema, profile=profile)
+        self.client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+
+    def _search(self, kind: str, key: str, parent: str | None) -> list[Run]:
+        text = f"tags.`{KIND}` = '{kind}' and tags.`{KEY}` = '{key}'"
+        if parent is not None:
+            text += f" and tags.`mlflow.parentRunId` = '{parent}'"
+        order = ["attributes.start_time DESC"]
+        return list(self.client.search_runs([self.experiment], text, ViewType.ACTIVE_ONLY, order_by=order))
+
+
+def flatten(tree: Any, path: str = "") -> dict[str, Any]:
+    """Leaves by their path.
+
+    >>> flatten({"a": {"b": 1}, "c": [2, 3]})
+    {'a.b': 1, 'c.0': 2, 'c.1': 3}
+    """
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list | tuple) else None
+    if items is None:
+        return {path: tree}
+    return {name: leaf for key, value in items for name, leaf in flatten(value, f"{path}.{key}" if path else str(key)).items()}
+
+
+def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _user() -> str:
+    return os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown"

@@ -1,0 +1,99 @@
+"""Training in a process of its own, supervised by the thread that asks for it.
+
+A worker is forked from a server that has torch loaded already, so it starts in a fraction of a second; it sends a message
+at the end of each epoch and ends at once when nobody is left to read it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from fuseline.errors import FuselineError, TrainingError
+from fuseline.store import Store
+from fuseline.training.replica import ReplicaJob, train_into
+from fuseline.training.train import Epoch
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload([__name__])
+
+
+@dataclass(frozen=True)
+class MemberJob:
+    """A member's replicas, to be trained one after the other in one process."""
+
+    name: str
+    store: Path
+    data: Path
+    replicas: list[ReplicaJob]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A member's state: so many replicas are finished, and this is the running one's last epoch."""
+
+    member: str
+    replica: int
+    replicas: int
+    epoch: Epoch
+    epochs: int
+
+
+def train_member(job: MemberJob, report: Callable[[Progress], None]) -> None:
+    """Train a member's replicas in a worker process, and wait.
+
+    Raises:
+        TrainingError: names the member and says why it ended: what went wrong inside, or the signal that killed it.
+    """
+    ours, theirs = _context.Pipe(duplex=False)
+    process = _context.Process(target=_work, args=(theirs, job), name=f"fuseline {job.name}")
+    process.start()
+    theirs.close()
+    failure: str | None = None
+    try:
+        while True:
+            try:
+                message = ours.recv()
+            except EOFError:
+                break
+            if isinstance(message, str):
+                failure = message
+            else:
+                report(message)
+        process.join()
+    finally:
+        if process.is_alive():
+            process.kill()
+            process.join()
+        ours.close()
+    if failure is None and process.exitcode:
+        code = process.exitcode
+        failure = f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended with code {code}"
+    if failure is not None:
+        raise TrainingError(f"member {job.name!r}: {failure}")
+
+
+def _work(connection: Connection, job: MemberJob) -> None:
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; our parent decides what becomes of us
+    torch.set_num_threads(job.replicas[0].spec.threads)
+    try:
+        for number, replica in enumerate(job.replicas):
+
+            def report(epoch: Epoch, number: int = number, epochs: int = replica.spec.epochs) -> None:
+                connection.send(Progress(job.name, number, len(job.replicas), epoch, epochs))
+
+            train_into(Store(job.store), job.data, replica, report)
+    except BrokenPipeError:
+        raise SystemExit(1) from None  # our parent is gone
+    except FuselineError as error:
+        connection.send(str(error))
+    except Exception as error:
+        connection.send(f"{type(error).__name__}: {error}")
+    finally:
+        connection.close()

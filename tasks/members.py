@@ -1,0 +1,59 @@
+"""Train one member in a process of its own; a finished one is reused."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
+
+from fuseline.plan import Plan
+from fuseline.store import Store
+from fuseline.training.replica import KIND
+from fuseline.training.worker import Progress, train_member
+from tasks.progress import tell
+from tasks.records import MemberRecord, PlanRecord
+
+_slots: dict[int, threading.BoundedSemaphore] = {}
+
+
+@task(name="train member", task_run_name="train {member}", cache_policy=NO_CACHE, persist_result=False)
+def train(record: PlanRecord, member: str) -> Any:
+    """Train the member's replicas that the store lacks, with a progress artifact; ends as ``Reused`` if it lacks none."""
+    plan, store = Plan.open(record.folder), Store()
+    jobs = plan.members[member]
+    keys = tuple(job.key(plan.dataset) for job in jobs)
+    missing = sum(store.find(KIND, key) is None for key in keys)
+    started = time.perf_counter()
+    if missing:
+        with _slot(plan.recipe.training.processes or max(1, (os.cpu_count() or 1) // plan.recipe.training.threads)):
+            train_member(plan.job(member, store), _Reporter(member))
+    done = MemberRecord(member, keys, tuple(store.path(KIND, key) for key in keys), missing, time.perf_counter() - started)
+    return done if missing else Completed(name="Reused", data=done)
+
+
+def _slot(processes: int) -> threading.BoundedSemaphore:
+    """A place among the worker processes that may run side by side."""
+    return _slots.setdefault(processes, threading.BoundedSemaphore(processes))
+
+
+class _Reporter:
+    """Passes progress on, and to Prefect at most once per percent."""
+
+    def __init__(self, member: str) -> None:
+        self.artifact = create_progress_artifact(progress=0.0, key=f"train-{member}".lower().replace("_", "-"), description=member)
+        self.told = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        tell(progress)
+        done = 100 * (progress.replica + progress.epoch.epoch / progress.epochs) / progress.replicas
+        if done - self.told >= 1 or done == 100:
+            self.told = done
+            if isinstance(self.artifact, UUID):
+                update_progress_artifact(self.artifact, progress=done)

@@ -1,0 +1,57 @@
+"""The records that travel between tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class PlanRecord:
+    """Where the plan is, and the names that a flow goes through."""
+
+    key: str
+    folder: Path
+    members: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MemberRecord:
+    """A member that stands in the store: its replicas' keys and folders, how many were trained now, and in what time."""
+
+    name: str
+    keys: tuple[str, ...]
+    folders: tuple[Path, ...]
+    trained: int
+    seconds: float
+
+    @property
+    def status(self) -> str:
+        return "trained" if self.trained else "reused"
+
+
+@dataclass(frozen=True)
+class FailedMember:
+    """A member that could not be trained, and why."""
+
+    name: str
+    reason: str
+
+    status = "failed"
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """Where a stage's result is, and whether it was there already."""
+
+    folder: Path
+    reused: bool
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The parent run in MLflow."""
+
+    run_id: str
+    recipe: str

@@ -1,0 +1,146 @@
+"""Tell MLflow what a run is, what its members and fusions did, and how it ended."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from fuseline.plan import Plan
+from fuseline.recipe import dump_recipe
+from fuseline.report.environment import environment
+from fuseline.report.plots import draw_all
+from fuseline.report.summary import flat_metrics, winner
+from fuseline.store import content_key, read_json, write_json
+from fuseline.tracking.runs import ORIGIN, RECIPE, Tracker
+from fuseline.tracking.settings import load_settings
+from fuseline.training.replica import curve
+from tasks.records import MemberRecord, PlanRecord, RunRecord, StageRecord
+
+
+def tracker_of(plan: Plan) -> Tracker:
+    return Tracker(load_settings(), plan.recipe.name)
+
+
+@task(name="track the run", cache_policy=NO_CACHE, persist_result=False)
+def start_run(record: PlanRecord) -> RunRecord:
+    """Continue this recipe's unfinished run or start a new one, and log its recipe, data, split, partition and environment."""
+    plan = Plan.open(record.folder)
+    tracker, recipe, data = tracker_of(plan), plan.recipe, plan.dataset
+    run_id = tracker.start(recipe.name, "train", plan.key)
+    tracker.tags(run_id, {RECIPE: recipe.name, "mlflow.note.content": recipe.description})
+    tracker.params(run_id, recipe.model_dump(mode="json"))
+    statistics = read_json(record.folder / "statistics.json")
+    tracker.dataset(run_id, recipe.name, data.fingerprint, data.origin, data.schema.model_dump_json(), f'{{"rows": {len(data)}}}')
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+        (folder / "environment.txt").write_text(environment(), encoding="utf-8")
+        write_json(folder / "statistics.json", statistics)
+        for name in ("split.parquet", "partition.parquet"):
+            (folder / name).write_bytes((record.folder / name).read_bytes())
+        tracker.files(run_id, folder, "plan")
+    return RunRecord(run_id, recipe.name)
+
+
+@task(name="track a member", task_run_name="track {member.name}", cache_policy=NO_CACHE, persist_result=False)
+def track_member(record: PlanRecord, run: RunRecord, member: MemberRecord, report: StageRecord) -> str:
+    """A member's child run: its settings, learning curves and test metrics, and where it was trained if it is reused."""
+    plan = Plan.open(record.folder)
+    tracker, key = tracker_of(plan), content_key(replicas=list(member.keys))
+    origin = tracker.origin("member", key)
+    run_id = tracker.start(member.name, "member", key, run.run_id)
+    tags = {"fuseline.status": member.status}
+    if origin is not None and origin != run_id:
+        tags[ORIGIN] = origin
+    tracker.tags(run_id, tags)
+    jobs = plan.members[member.name]
+    tracker.params(run_id, {**jobs[0].spec.model_dump(mode="json"), "replicas": len(jobs), "seed": jobs[0].seed})
+    points = []
+    for number, folder in enumerate(member.folders, start=1):
+        prefix = f"replica_{number}/" if len(member.folders) > 1 else ""
+        for epoch in curve(folder):
+            points.append((f"{prefix}loss", epoch.loss, epoch.at, epoch.epoch))
+            points.append((f"{prefix}rate", epoch.rate, epoch.at, epoch.epoch))
+            if epoch.holdout is not None:
+                points.append((f"{prefix}holdout_loss", epoch.holdout, epoch.at, epoch.epoch))
+    tracker.points(run_id, points)
+    training = [read_json(folder / "training.json") for folder in member.folders]
+    costs = {"training_seconds": sum(t["seconds"] for t in training), "parameters": training[0]["parameters"]}
+    tracker.metrics(run_id, costs | flat_metrics(read_json(report.folder / "report.json"), "members", member.name))
+    tracker.finish(run_id)
+    return run_id
+
+
+@task(name="track fusions", cache_policy=NO_CACHE, persist_result=False)
+def track_fusions(record: PlanRecord, run: RunRecord, report: StageRecord) -> None:
+    """One child run per fusion rule, with its cross-fitted losses and its test metrics."""
+    plan = Plan.open(record.folder)
+    tracker, numbers = tracker_of(plan), read_json(report.folder / "report.json")
+    rules = {rule.name: rule for target in record.targets for rule in plan.fuse_spec(target).rules}
+    for name, rule in rules.items():
+        key = content_key(report=report.folder.name, rule=rule)
+        run_id = tracker.start(f"fusion {name}", "fusion", key, run.run_id)
+        tracker.params(run_id, {"rule": name, **rule.settings})
+        metrics = flat_metrics(numbers, "candidates", name)
+        for target, part in numbers["targets"].items():
+            if name in part["comparison"]["rules"]:
+                metrics |= {f"cross_fit/{target}/{k}": v for k, v in part["comparison"]["rules"][name].items()}
+        tracker.metrics(run_id, metrics)
+        tracker.tags(run_id, {"fuseline.chosen_for": ", ".join(t for t, p in numbers["targets"].items() if p["chosen"] == name)})
+        tracker.finish(run_id)
+
+
+@task(name="track the report", cache_policy=NO_CACHE, persist_result=False)
+def finish_run(
+    record: PlanRecord, run: RunRecord, members: Sequence[MemberRecord], report: StageRecord, summary: dict[str, Any]
+) -> None:
+    """The parent's test metrics, report and pictures; the run ends as finished."""
+    plan = Plan.open(record.folder)
+    tracker, numbers = tracker_of(plan), read_json(report.folder / "report.json")
+    metrics: dict[str, float] = {}
+    for target in record.targets:
+        won = winner(numbers, target)
+        flat = flat_metrics(numbers, "candidates", won["name"])
+        metrics |= {name: value for name, value in flat.items() if name.startswith(f"test/{target}/")}
+        metrics |= {f"gain/{target}/{n}{s}": g[p] for n, g in won["gain"].items() for p, s in _PARTS}
+        metrics |= {f"uncertainty/{target}/{n}": v for n, v in numbers["targets"][target]["uncertainty"].items()}
+        metrics |= {f"diversity/{target}/{n}": v for n, v in numbers["targets"][target]["diversity"]["mean"].items()}
+    metrics |= {f"seconds/{stage}": s for stage, s in summary["timing"].items()}
+    metrics |= {"members_trained": summary["trained"], "members_reused": summary["reused"]}
+    tracker.metrics(run.run_id, metrics)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_json(folder / "report.json", numbers)
+        write_json(folder / "summary.json", summary)
+        draw_all(numbers, {m.name: [curve(place) for place in m.folders] for m in members}, folder / "pictures")
+        tracker.files(run.run_id, folder)
+    registered = summary["registered"]
+    tags = {"fuseline.version": f"{registered['name']}/{registered['version']}"}
+    tags |= {f"fuseline.best.{target}": rule for target, rule in summary["best"].items()}
+    tracker.tags(run.run_id, tags)
+    tracker.finish(run.run_id)
+    rows = [
+        {"target": target, "rule": c["rule"], **{n: s["value"] for n, s in c["metrics"][target].items()}}
+        for c in summary["candidates"]
+        for target in c["metrics"]
+    ]
+    create_table_artifact(rows, key="leaderboard", description=f"{run.recipe}: fusion rules on the test rows")
+    if tracker.client.tracking_uri.startswith("http"):
+        create_link_artifact(f"{tracker.client.tracking_uri}/#/experiments/{tracker.experiment}/runs/{run.run_id}", key="mlflow-run")
+
+
+@task(name="close the run", cache_policy=NO_CACHE, persist_result=False)
+def fail_run(record: PlanRecord, run: RunRecord, reason: str, status: str = "FAILED") -> None:
+    """The parent run ends as failed or killed, and says why."""
+    tracker = tracker_of(Plan.open(record.folder))
+    tracker.tags(run.run_id, {"fuseline.reason": reason})
+    tracker.finish(run.run_id, status)
+
+
+_PARTS = (("value", ""), ("low", "_low"), ("high", "_high"))

@@ -1,0 +1,250 @@
+"""Cross-fitting: no row is judged by a fit that saw it, equal rules give way to the simpler one, and chance stays chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+
+from fuseline.component import Component
+from fuseline.fusion import crossfit
+from fuseline.fusion.combine import Combiner, Fused, Mixture, Outputs
+from fuseline.fusion.crossfit import Learnable, best_member, compare, cross_fit, fit, judge, row_scores, single, summary
+from fuseline.fusion.rules import CLASSIFICATION_ONLY, FUSIONS, ON_FEATURES
+
+SEED = np.random.SeedSequence(0)
+EVERY_RULE = [Component(name=name) for name in FUSIONS]
+FOR_VALUES = [rule for rule in EVERY_RULE if rule.name not in CLASSIFICATION_ONLY]
+
+
+def folds(rows, count=5, seed=0):
+    return np.random.default_rng(seed).permutation(np.arange(rows) % count)
+
+
+def learnable(values, y, held_out=None, variances=None, features=None, count=5):
+    rows = len(y)
+    held_out = np.ones(rows, bool) if held_out is None else held_out
+    return Learnable(Outputs(values, variances, features), y, held_out, folds(rows, count))
+
+
+def classes_said(seed, signal, rows=300, classes=3, width=12):
+    """One member per entry of ``signal``: how far its logit of the true class stands out. Features are noise."""
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.arange(rows) % classes)
+    logits = rng.normal(size=(len(signal), rows, classes)) + np.array(signal)[:, None, None] * np.eye(classes)[y]
+    features = torch.from_numpy(rng.normal(size=(rows, width)))
+    return learnable(torch.from_numpy(logits).softmax(2), torch.from_numpy(y), features=features)
+
+
+def values_said(seed, noise, rows=300, width=12):
+    """One member per entry of ``noise``, or without any signal where it is infinite. Features are noise."""
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=rows)
+    values = np.stack([rng.normal(size=rows) if np.isinf(n) else y + n * rng.normal(size=rows) for n in noise])
+    features = torch.from_numpy(rng.normal(size=(rows, width)))
+    shape = (len(noise), rows, 1)
+    return learnable(
+        torch.from_numpy(values)[:, :, None], torch.from_numpy(y), variances=torch.ones(shape).double(), features=features
+    )
+
+
+def numbered_rows(rows=23, held_out=None):
+    """Rows that carry their own number as value, target and feature."""
+    number = torch.arange(rows).double()
+    return learnable(
+        number[None, :, None].clone(), number.clone(), held_out, torch.ones(1, rows, 1).double(), number[:, None].clone(), count=4
+    )
+
+
+class Recognise(Combiner):
+    """Says 1 of a row that it was fitted on and 0 of any other; variances are 1."""
+
+    def forward(self, outputs):
+        known = torch.isin(outputs.values[0, :, 0], self.get_buffer("seen")).double()[:, None]
+        return Fused(known, torch.ones_like(known))
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """A rule under the names ``spy`` and ``features`` that keeps what it was given."""
+    calls = []
+
+    def rule(outputs, target, generator, **settings):
+        calls.append((outputs, target, generator, settings))
+        return Recognise({"seen": target.clone()})
+
+    monkeypatch.setitem(FUSIONS, "spy", rule)
+    monkeypatch.setitem(FUSIONS, "features", rule)
+    return calls
+
+
+def test_each_row_is_judged_by_a_fit_that_did_not_see_it(spy):
+    rows = numbered_rows()
+    judged = cross_fit(Component(name="spy"), rows, SEED)
+    assert judged.values[:, 0].tolist() == [0.0] * 23
+    assert judged.variances[:, 0].tolist() == [1.0] * 23
+    assert len(spy) == 4
+    for outputs, target, _, _ in spy:
+        assert torch.equal(outputs.values[0, :, 0], target)
+        assert len(set(target.tolist())) in (17, 18)
+    everything = fit(Component(name="spy"), rows, SEED)(rows.outputs)
+    assert everything.values[:, 0].tolist() == [1.0] * 23
+
+
+def test_each_fit_sees_all_rows_of_the_other_folds(spy):
+    rows = numbered_rows()
+    cross_fit(Component(name="spy"), rows, SEED)
+    seen = [set(target.tolist()) for _, target, _, _ in spy]
+    expected = [set(np.flatnonzero(rows.fold != number).astype(float).tolist()) for number in range(4)]
+    assert sorted(map(sorted, seen)) == sorted(map(sorted, expected))
+
+
+def test_rules_on_features_learn_from_held_out_rows_alone_and_are_nan_elsewhere(spy):
+    held_out = np.arange(23) % 2 == 0
+    rows = numbered_rows(held_out=held_out)
+    judged = cross_fit(Component(name="features"), rows, SEED)
+    assert torch.isnan(judged.values[:, 0]).tolist() == (~held_out).tolist()
+    assert torch.isnan(judged.variances[:, 0]).tolist() == (~held_out).tolist()
+    assert judged.values[held_out, 0].tolist() == [0.0] * 12
+    for outputs, target, _, _ in spy:
+        assert held_out[target.long().numpy()].all()
+        assert torch.equal(outputs.features[:, 0], target)
+
+
+def test_other_rules_learn_from_all_rows_and_never_get_features(spy):
+    rows = numbered_rows(held_out=np.zeros(23, bool))
+    assert torch.isfinite(cross_fit(Component(name="spy"), rows, SEED).values).all()
+    assert all(outputs.features is None for outputs, _, _, _ in spy)
+
+
+def test_a_rule_gets_its_settings_and_a_generator_of_its_seed(spy):
+    rows = numbered_rows()
+    for seed in (1, 1, 2):
+        fit(Component(name="spy", settings={"depth": 3}), rows, np.random.SeedSequence(seed))
+    draws = [torch.rand(1, generator=generator).item() for _, _, generator, _ in spy]
+    assert draws[0] == draws[1] != draws[2]
+    assert all(settings == {"depth": 3} for *_, settings in spy)
+
+
+@pytest.mark.parametrize("rule", EVERY_RULE, ids=lambda rule: rule.name)
+def test_shuffled_labels_give_chance(rule):
+    rows = classes_said(0, signal=[0.0] * 4, rows=400, classes=2)
+    judged = cross_fit(rule, rows, SEED)
+    right = int((judged.values.argmax(1) == rows.target).sum())
+    bounds = binomtest(right, 400).proportion_ci(0.99, method="wilson")
+    assert bounds.low < 0.5 < bounds.high
+
+
+def test_a_fit_on_shuffled_labels_seems_better_than_chance_where_it_is_not_cross_fitted():
+    rows = classes_said(0, signal=[0.0] * 4, rows=400, classes=2)
+    right = int((fit(Component(name="features"), rows, SEED)(rows.outputs).values.argmax(1) == rows.target).sum())
+    assert binomtest(right, 400).proportion_ci(0.99, method="wilson").low > 0.5
+
+
+@pytest.mark.parametrize("rule", FOR_VALUES, ids=lambda rule: rule.name)
+def test_shuffled_values_are_not_predicted(rule):
+    rows = values_said(0, noise=[np.inf] * 4)
+    judged = cross_fit(rule, rows, SEED)
+    assert ((judged.values[:, 0] - rows.target) ** 2).mean() > 0.97 * rows.target.var()
+
+
+@pytest.mark.parametrize("rule", EVERY_RULE, ids=lambda rule: rule.name)
+def test_a_fusion_never_changes_a_member(rule):
+    rows = classes_said(1, signal=[1.0, 2.0])
+    before = [part.clone() for part in (rows.outputs.values, rows.outputs.features, rows.target)]
+    compare([rule], rows, SEED)
+    for part, copy in zip((rows.outputs.values, rows.outputs.features, rows.target), before, strict=True):
+        assert torch.equal(part, copy)
+
+
+@pytest.mark.parametrize("rule", EVERY_RULE, ids=lambda rule: rule.name)
+def test_the_same_seed_gives_the_same_fit(rule):
+    rows = classes_said(2, signal=[1.0, 2.0])
+    first, second = (fit(rule, rows, np.random.SeedSequence(5)).tensors() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_members_leave_the_choice_to_the_simplest_rule(seed):
+    rows = classes_said(seed, signal=[1.5] * 4)
+    comparison = compare([rule for rule in EVERY_RULE if rule.name not in ON_FEATURES], rows, SEED)
+    assert comparison.chosen == "mean"
+
+
+def test_the_simpler_rule_wins_within_one_standard_error_though_another_is_best():
+    rows = values_said(1, noise=[0.9, 1.0, 1.1])
+    rules = [Component(name="mean"), Component(name="weights")]
+    comparison = compare(rules, rows, SEED)
+    assert comparison.best == "weights"
+    assert 0 < comparison.table["mean"]["gap"] <= comparison.table["mean"]["standard_error"]
+    assert comparison.chosen == "mean"
+    assert compare(rules[::-1], rows, SEED).chosen == "weights"
+
+
+@pytest.mark.parametrize("rows", [classes_said(4, signal=[4.0, 0.0, 0.0, 0.0]), values_said(4, noise=[0.1, 3.0, 3.0])])
+def test_a_clearly_better_rule_is_chosen_over_a_simpler_one(rows):
+    comparison = compare([Component(name="mean"), Component(name="weights")], rows, SEED)
+    assert comparison.best == comparison.chosen == "weights"
+    assert comparison.table["mean"]["gap"] > 2 * comparison.table["mean"]["standard_error"]
+
+
+def test_the_table_holds_mean_losses_and_paired_standard_errors():
+    rows = values_said(5, noise=[0.5, 1.0, 2.0])
+    comparison = compare([Component(name="mean"), Component(name="weights")], rows, SEED)
+    losses = {}
+    for name in ("mean", "weights"):
+        values = cross_fit(Component(name=name), rows, SEED).values[:, 0]
+        losses[name] = ((values - rows.target) ** 2).numpy()
+    gap = losses["mean"] - losses["weights"]
+    error = np.std(gap, ddof=1) / np.sqrt(300)
+    assert comparison.rows == 300
+    assert comparison.table["mean"] == pytest.approx({"loss": losses["mean"].mean(), "gap": gap.mean(), "standard_error": error})
+    assert comparison.table["weights"] == pytest.approx({"loss": losses["weights"].mean(), "gap": 0, "standard_error": 0})
+    assert summary(comparison) == {"rows": 300, "best": "weights", "chosen": comparison.chosen, "rules": comparison.table}
+
+
+def test_rules_are_compared_on_held_out_rows_if_one_of_them_uses_features():
+    rows = classes_said(6, signal=[1.0, 1.0])
+    held_out = np.arange(300) < 120
+    rows = Learnable(rows.outputs, rows.target, held_out, rows.fold)
+    without, within = (
+        compare([Component(name=name) for name in names], rows, SEED) for names in (["mean"], ["mean", "features"])
+    )
+    assert (without.rows, within.rows) == (300, 120)
+    assert all(np.isfinite(row["loss"]) for row in within.table.values())
+    inside = judge(Fused(rows.outputs.values.mean(0)), rows.target, np.flatnonzero(held_out)).mean()
+    assert within.table["mean"]["loss"] == pytest.approx(inside)
+
+
+def test_the_loss_of_a_row_is_its_log_loss_or_its_squared_error():
+    p = torch.tensor([[0.25, 0.75], [1.0, 0.0]]).double()
+    assert row_scores(Fused(p), torch.tensor([1, 1])).tolist() == pytest.approx([-np.log(0.75), -np.log(1e-7)])
+    values = Fused(torch.tensor([[1.0], [5.0]]).double(), torch.ones(2, 1).double())
+    assert row_scores(values, torch.tensor([3.0, 4.5]).double()).tolist() == pytest.approx([4, 0.25])
+
+
+def test_rules_are_judged_as_calibrated():
+    rng = np.random.default_rng(7)
+    y = torch.from_numpy((rng.random(500) < 0.3).astype(int))
+    confident = torch.tensor([[0.99, 0.01]]).double().repeat(500, 1)
+    common = np.arange(400)
+    calibrated = judge(Fused(confident), y, common).mean()
+    share = y[:400].double().mean()
+    best = float(-(share * share.log() + (1 - share) * (1 - share).log()))
+    assert row_scores(Fused(confident), y)[:400].mean() > best + 0.5
+    assert best <= calibrated < best + 0.1
+
+
+def test_one_member_alone_says_what_it_says():
+    rows = classes_said(8, signal=[1.0, 2.0, 3.0])
+    assert torch.equal(single(1, rows.outputs).values, rows.outputs.values[1])
+    assert isinstance(crossfit.pick(1, 3), Mixture)
+
+
+def test_the_best_member_is_best_on_the_rows_asked_for():
+    rows = classes_said(9, signal=[0.0, 0.0])
+    rows.outputs.values[0, :100] = torch.where(torch.eye(3)[rows.target[:100]] == 1, 0.9, 0.05).double()
+    rows.outputs.values[1, 100:] = torch.where(torch.eye(3)[rows.target[100:]] == 1, 0.9, 0.05).double()
+    assert best_member(rows, np.arange(100)) == 0
+    assert best_member(rows, np.arange(100, 300)) == 1

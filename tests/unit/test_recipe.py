@@ -1,0 +1,383 @@
+"""The recipe: YAML 1.2, overrides, and one sentence for whatever is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fuseline.component import Component
+from fuseline.errors import RecipeError
+from fuseline.recipe import Recipe, dump_recipe, load_recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+PLAIN = """\
+name: tea
+data:
+  source: {csv: {path: tea.csv}}
+targets:
+  taste: {kind: classification}
+members:
+  - name: leaf
+    architecture: mlp
+    augment: [shift, affine]
+  - name: bag
+    count: 3
+    architecture: {mlp: {hidden: [8]}}
+"""
+
+Loader = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="session")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Loader:
+    """Read a recipe from text, with overrides."""
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+
+    def read(text: str = PLAIN, *overrides: str) -> Recipe:
+        path.write_text(text, encoding="utf-8")
+        return load_recipe(path, overrides)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def refused(load: Loader, refusal: Callable[..., str]) -> Callable[..., str]:
+    """Read a recipe that must be refused, and return the sentence."""
+    return lambda text=PLAIN, *overrides: refusal(RecipeError, load, text, *overrides)
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_read_and_written_again(path: Path, load: Loader) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    assert load(dump_recipe(recipe)) == recipe
+
+
+def test_there_are_shipped_recipes() -> None:
+    assert RECIPES
+
+
+def test_a_missing_file_is_named(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    assert str(tmp_path / "none.yaml") in refusal(RecipeError, load_recipe, tmp_path / "none.yaml")
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    assert str(tmp_path) in refusal(RecipeError, load_recipe, tmp_path)
+
+
+def test_bytes_that_are_not_utf8_are_refused(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    (tmp_path / "r.yaml").write_bytes(b"name: \xff\n")
+    assert "r.yaml" in refusal(RecipeError, load_recipe, tmp_path / "r.yaml")
+
+
+def test_paths_are_relative_to_the_recipes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    file = tmp_path / "a" / "b" / "r.yaml"
+    file.write_text(PLAIN.replace("tea.csv", "../data/tea.csv"))
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(Path("a/b/r.yaml"))
+    assert recipe.data.source.settings["path"] == str(tmp_path / "a" / "data" / "tea.csv")
+
+
+def test_an_absolute_path_stays(load: Loader) -> None:
+    assert load(PLAIN.replace("tea.csv", "/somewhere/tea.csv")).data.source.settings["path"] == "/somewhere/tea.csv"
+
+
+# ----------------------------------------------------------------------------------------------------------------- YAML
+
+
+@pytest.mark.parametrize("word", ["no", "yes", "on", "off", "y", "N"])
+def test_a_word_is_a_word(load: Loader, word: str) -> None:
+    recipe = load(PLAIN.replace("{kind: classification}", f"{{kind: classification, classes: [{word}, other]}}"))
+    assert recipe.targets["taste"].classes == [word, "other"]
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("1e-3", 0.001), ("1E3", 1000.0), ("1.5e2", 150.0), (".5", 0.5), ("010", 10), ("0o10", 8), ("0x1F", 31), ("true", True)],
+)
+def test_numbers_are_those_of_yaml_1_2(load: Loader, written: str, value: float | bool) -> None:
+    recipe = load(PLAIN.replace("architecture: mlp", f"architecture: {{mlp: {{dropout: {written}}}}}"))
+    given = recipe.members[0].architecture.settings["dropout"]
+    assert given == value
+    assert type(given) is type(value)
+
+
+@pytest.mark.parametrize("written", ["2024-01-31", "2024-13-45", "12:30:45", "1_000", "-_", "0x_"])
+def test_what_yaml_1_2_does_not_know_is_a_word(load: Loader, written: str) -> None:
+    assert load(PLAIN + f"description: {written}\n").description == written
+
+
+@pytest.mark.parametrize(
+    ("added", "line"),
+    [("name: again\n", 13), ("seed: 1\nseed: 1\n", 14), ("training: {threads: 1, threads: 2}\n", 13)],
+)
+def test_a_key_given_twice_is_refused(refused: Callable[..., str], added: str, line: int) -> None:
+    sentence = refused(PLAIN + added)
+    assert "duplicate key" in sentence
+    assert f"line {line}" in sentence
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        "x: [1, 2\n",
+        "x: 'open\n",
+        "x: *nobody\n",
+        "x:\n\t- 1\n",
+        "---\na: 1\n",
+        "? {a: b}\n: c\n",
+        "? [a]\n: c\n",
+        "<<: 1\n",
+        "x: !!python/object:os.system ls\n",
+        "description: !!int ten\n",
+        "description: !!bool perhaps\n",
+        'description: "\x00"\n',
+        "x: &a [*a]\n",
+    ],
+)
+def test_broken_or_dangerous_yaml_is_refused(refused: Callable[..., str], added: str) -> None:
+    assert "recipe.yaml" in refused(PLAIN + added)
+
+
+@pytest.mark.parametrize("text", ["", "just words", "- a\n- b\n", "3\n", "# nothing\n"])
+def test_a_recipe_is_a_mapping(refused: Callable[..., str], text: str) -> None:
+    assert "mapping" in refused(text)
+
+
+@given(st.text("abn01 :-_*&!?[]{}'\"#|>,.%@\n\t", max_size=24))
+@example("2024-13-45")
+def test_no_text_gets_through_but_as_a_recipe_or_a_refusal(load: Loader, text: str) -> None:
+    try:
+        recipe = load(PLAIN + "description: " + text)
+    except RecipeError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert isinstance(recipe.description, str)
+
+
+# --------------------------------------------------------------------------------------------------------------- checks
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        ("name: tea\n", "name: tea\ncolour: red\n", "colour: this key"),
+        ("{path: tea.csv}}\n", "{path: tea.csv}}\n  sauce: 1\n", "data.sauce: this key"),
+        ("kind: classification", "kind: classification, colour: red", "targets.taste.colour: this key"),
+        ("    count: 3\n", "    counts: 3\n", "members.1.counts: this key"),
+        ("    count: 3\n", "    count: 0\n", "members.1.count: "),
+        ("    count: 3\n", "    count: 257\n", "members.1.count: "),
+        ("    count: 3\n", "    count: 2.5\n", "members.1.count: "),
+        ("    count: 3\n", "    epochs: 0\n", "members.1.epochs: "),
+        ("    count: 3\n", "    batch_size: 0\n", "members.1.batch_size: "),
+        ("    count: 3\n", "    early_stopping: {holdout: 0.5}\n", "members.1.early_stopping.holdout: "),
+        ("    count: 3\n", "    early_stopping: {patience: 0}\n", "members.1.early_stopping.patience: "),
+        ("kind: classification", "kind: classify", "targets.taste.kind: "),
+        ("kind: classification", "column: x", "targets.taste.kind: this key is required"),
+        ("kind: classification", "kind: classification, weight: 0", "targets.taste.weight: "),
+        ("kind: classification", "kind: classification, weight: .inf", "targets.taste.weight: "),
+        ("kind: classification", "kind: classification, weight: .nan", "targets.taste.weight: "),
+        ("kind: classification", "kind: classification, classes: [a]", "targets.taste.classes: "),
+        ("kind: classification", "kind: classification, metrics: []", "targets.taste.metrics: "),
+        ("kind: classification", "kind: classification, fusion: []", "targets.taste.fusion: "),
+        ("  taste:", "  bad name:", "targets.bad name"),
+        ("name: tea\n", "name: a/b\n", "name: "),
+        ("name: tea\n", "name: -tea\n", "name: "),
+        ("name: tea\n", "name: tea\nseed: -1\n", "seed: "),
+        ("name: tea\n", f"name: {'t' * 65}\n", "name: "),
+        ("name: tea\n", "", "name: this key is required"),
+        ("name: tea\n", "name: tea\ntraining: {device: gpu}\n", "training.device: "),
+        ("name: tea\n", "name: tea\nevaluation: {level: 1}\n", "evaluation.level: "),
+        ("name: tea\n", "name: tea\nevaluation: {resamples: 99}\n", "evaluation.resamples: "),
+        ("name: tea\n", "name: tea\nfusion: {folds: 1}\n", "fusion.folds: "),
+        ("name: tea\n", "name: tea\nfusion: {rules: [mean, {mean: {}}]}\n", "'mean'"),
+        ("name: tea\n", "name: tea\ncalibration: {method: isotonic}\n", "calibration.method: "),
+        ("name: tea\n", "name: tea\nregistry: {floors: {smell: {accuracy: 1}}}\n", "'smell'"),
+        ("name: leaf", "name: bag-2", "'bag-2'"),
+        ("name: leaf", "name: bag\n    count: 2", "'bag-1'"),
+        ("targets:\n", "targets:\n  other: {kind: regression, column: taste}\n", "'taste'"),
+        ("architecture: mlp\n", "architecture: [mlp]\n", "members.0.architecture: "),
+        ("architecture: mlp\n", "architecture: {mlp: {}, cnn: {}}\n", "members.0.architecture: "),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_path(refused: Callable[..., str], old: str, new: str, path: str) -> None:
+    assert PLAIN.count(old) == 1
+    sentence = refused(PLAIN.replace(old, new))
+    assert "recipe.yaml: " in sentence
+    assert path in sentence
+
+
+@pytest.mark.parametrize("key", ["data", "targets", "members"])
+def test_the_main_parts_are_required(refused: Callable[..., str], key: str) -> None:
+    lines = PLAIN.split("\n")
+    start = lines.index(f"{key}:")
+    end = next(i for i in range(start + 1, len(lines)) if not lines[i].startswith(" "))
+    assert f"{key}: this key is required" in refused("\n".join(lines[:start] + lines[end:]))
+
+
+def test_a_key_with_a_line_break_still_gives_one_sentence(refused: Callable[..., str]) -> None:
+    refused(PLAIN + '"a\\nb": 1\n')
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ("{rule: group}", "'column'"),
+        ("{rule: time}", "'column'"),
+        ("{rule: column}", "'column'"),
+        ("{rule: stratified, column: x}", "'column'"),
+        ("{rule: random}", "data.split.rule"),
+        ("{test: 0}", "data.split.test"),
+        ("{fusion: -0.1}", "data.split.fusion"),
+        ("{calibration: 1.0}", "data.split.calibration"),
+        ("{fusion: 0.5, calibration: 0.3, test: 0.2}", "no rows to train on"),
+        ("{fusion: 0.7, calibration: 0.1, test: 0.2}", "no rows to train on"),
+        ("{fusion: 0.8, calibration: 0.3, test: 0.2}", "no rows to train on"),
+    ],
+)
+def test_a_split_must_be_consistent(refused: Callable[..., str], split: str, words: str) -> None:
+    sentence = refused(PLAIN.replace("tea.csv}}\n", f"tea.csv}}}}\n  split: {split}\n"))
+    assert "data.split" in sentence
+    assert words in sentence
+
+
+def test_train_is_what_the_other_shares_leave(load: Loader) -> None:
+    split = load(PLAIN, "data.split.fusion=0.25", "data.split.calibration=0.125", "data.split.test=0.5").data.split
+    assert split.train == 0.125
+
+
+def test_member_names_count_from_one(load: Loader) -> None:
+    assert load().member_names == ["leaf", "bag-1", "bag-2", "bag-3"]
+    assert load(PLAIN, "members.1.count=1").member_names == ["leaf", "bag"]
+
+
+def test_columns_and_the_registered_name_follow_the_names(load: Loader) -> None:
+    recipe = load()
+    assert (recipe.column("taste"), recipe.registered_name) == ("taste", "tea")
+    recipe = load(PLAIN, "targets.taste.column=t", "registry.name=other")
+    assert (recipe.column("taste"), recipe.registered_name) == ("t", "other")
+
+
+def test_parts_are_frozen(load: Loader) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load().seed = 3  # type: ignore[misc]
+
+
+# ------------------------------------------------------------------------------------------------------------ overrides
+
+
+def at(recipe: Recipe, path: str) -> Any:
+    place: Any = recipe.model_dump()
+    for part in path.split("."):
+        place = place[int(part)] if isinstance(place, list) else place[part]
+    return place
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("seed=7", "seed", 7),
+        ("name=other", "name", "other"),
+        ("description=a=b", "description", "a=b"),
+        ("members.0.epochs=5", "members.0.epochs", 5),
+        ("members.1.count=2", "members.1.count", 2),
+        ("members.0.early_stopping=null", "members.0.early_stopping", None),
+        ("members.0.early_stopping.patience=3", "members.0.early_stopping.patience", 3),
+        ("members.0.augment.1=shift", "members.0.augment.1", "shift"),
+        ("members.0.augment.0={shift: {pixels: 2}}", "members.0.augment.0", {"shift": {"pixels": 2}}),
+        ("members.0.augment.0.shift.pixels=2", "members.0.augment.0", {"shift": {"pixels": 2}}),
+        ("members.0.architecture.mlp.hidden=[3, 4]", "members.0.architecture", {"mlp": {"hidden": [3, 4]}}),
+        ("members.0.architecture=cnn", "members.0.architecture", "cnn"),
+        ("members.1.architecture.mlp.hidden.0=9", "members.1.architecture", {"mlp": {"hidden": [9]}}),
+        ("members.1.architecture.mlp.dropout=1e-1", "members.1.architecture.mlp.dropout", 0.1),
+        ("data.split.rule=stratified", "data.split.rule", "stratified"),
+        ("targets.taste.classes=[no, yes]", "targets.taste.classes", ["no", "yes"]),
+        ("partition.kfold.folds=3", "partition", {"kfold": {"folds": 3}}),
+        ("fusion.rules=[mean]", "fusion.rules", ["mean"]),
+    ],
+)
+def test_an_override_sets_one_value(load: Loader, override: str, path: str, value: Any) -> None:
+    assert at(load(PLAIN, override), path) == value
+
+
+def test_overrides_apply_in_order_and_leave_the_rest_alone(load: Loader) -> None:
+    recipe = load(PLAIN, "seed=1", "seed=2")
+    assert recipe == load(PLAIN + "seed: 2\n")
+
+
+def test_a_source_path_may_be_set(load: Loader) -> None:
+    source = load(PLAIN, "data.source.csv.separator=;").data.source
+    assert source.settings["separator"] == ";"
+    assert Path(source.settings["path"]).is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed", "path=value"),
+        ("=1", "path=value"),
+        ("", "path=value"),
+        ("seed=[1", "not YAML"),
+        ("seed={a: 1, a: 2}", "not YAML"),
+        ("seed=-1", "seed: "),
+        ("seed.deeper=1", "seed: "),
+        ("members.5.epochs=1", "'5' is not a position"),
+        ("members.2=mlp", "'2' is not a position"),
+        ("members.-1.epochs=1", "'-1' is not a position"),
+        ("members.first.epochs=1", "'first' is not a position"),
+        ("members.²=1", "not a position"),
+        ("members.0.epochs.deeper=1", "members.0.epochs"),
+        ("members.1.count.deeper=1", "'count' holds a plain value"),
+        ("members.1.architecture.mlp.hidden.0.deeper=1", "--set members.1.architecture.mlp.hidden.0.deeper=1"),
+        ("members.0.augment.0.pixels=2", "members.0.augment.0"),
+        ("members.0.architecture.cnn.channels=[8]", "members.0.architecture"),
+        ("colour=red", "colour: this key"),
+        ("a..b=1", "a: this key"),
+        ("description=!!int x", "description"),
+        ("members=", "members: "),
+        ("description=", "description: "),
+        ("data=", "data: "),
+    ],
+)
+def test_a_bad_override_is_refused(refused: Callable[..., str], override: str, words: str) -> None:
+    assert words in refused(PLAIN, override)
+
+
+# ----------------------------------------------------------------------------------------------------------- round trip
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Cn", "Co")) | st.sampled_from("\n\t"), max_size=40)
+TRAPS = st.sampled_from(
+    ["no", "1e-3", "1.0", "null", "~", "true", "2024-01-31", "2024-13-45", "-_", "", " ", "- a", "a: b", "#", "0o7", "=", "<<", "...", "1_0"]
+)
+LABELS = st.lists(WORDS | TRAPS | st.integers() | st.booleans(), min_size=2, max_size=4)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(WORDS | TRAPS, LABELS, st.dictionaries(WORDS | TRAPS, WORDS | TRAPS | FINITE | st.none() | LABELS, max_size=3))
+def test_a_recipe_is_read_as_it_was_written(load: Loader, description: str, classes: list[Any], settings: dict[str, Any]) -> None:
+    tree = load().model_dump()
+    tree["description"] = description
+    tree["targets"]["taste"]["classes"] = classes
+    tree["members"][0]["architecture"] = Component(name="mlp", settings=settings)
+    recipe = Recipe.model_validate(tree)
+    again = load(dump_recipe(recipe))
+    assert again == recipe
+    assert [type(label) for label in again.targets["taste"].classes or []] == [type(label) for label in classes]
+
+
+def test_every_default_is_written_out(load: Loader) -> None:
+    text = dump_recipe(load())
+    for key in Recipe.model_fields:
+        assert f"\n{key}:" in f"\n{text}"
+    assert "patience: 20" in text
