@@ -9,24 +9,27 @@ from rich.table import Table
 
 from fuseline.recipe import Recipe
 
+HEADLINE = ("accuracy", "log_loss", "rmse", "mae")
+"""The metrics that fit on a screen; ``--json`` and MLflow have all of them."""
+
 
 def show_summary(summary: dict[str, Any], console: Console) -> None:
     """The leaderboard of each target, the version registered, and how to see the run."""
     for target, chosen in summary["best"].items():
-        rows = [(m["name"], m["status"], m["metrics"][target]) for m in summary["members"] if target in m["metrics"]]
+        members = [(m["name"], m["status"], m["metrics"][target]) for m in summary["members"]]
         rules = [(c["rule"], "fusion", c["metrics"][target]) for c in summary["candidates"] if target in c["metrics"]]
-        metrics = list(next(metrics for _, _, metrics in [*rules, *rows]))
+        metrics = [name for name in rules[0][2] if name in HEADLINE] or list(rules[0][2])[:2]
         table = Table(title=f"{summary['recipe']}: {target} on the test rows", title_justify="left")
-        table.add_column("")
-        table.add_column("")
+        table.add_column("", no_wrap=True)
+        table.add_column("", no_wrap=True)
         for name in metrics:
-            table.add_column(name, justify="right")
-        for name, kind, scores in rows:
-            table.add_row(name, kind, *(_score(scores[m]) for m in metrics), style="dim")
+            table.add_column(name, justify="right", no_wrap=True)
+        for name, status, scores in members:
+            table.add_row(name, status, *(_score(scores[m]) for m in metrics), style="dim")
         table.add_section()
         for name, kind, scores in rules:
-            won = name == chosen
-            table.add_row(("▶ " if won else "") + name, kind, *(_score(scores[m]) for m in metrics), style="bold" if won else None)
+            mark, style = ("▶ ", "bold") if name == chosen else ("  ", None)
+            table.add_row(mark + name, kind, *(_score(scores[m]) for m in metrics), style=style)
         console.print(table)
     registered = summary["registered"]
     aliases = ", ".join(registered["aliases"]) or "no alias"
@@ -80,7 +83,7 @@ def _score(score: dict[str, Any]) -> str:
         return "–"
     if score["low"] is None or score["high"] is None:
         return f"{score['value']:.4g}"
-    return f"{score['value']:.4g} [{score['low']:.4g}, {score['high']:.4g}]"
+    return f"{score['value']:.4g} [{score['low']:.3g}, {score['high']:.3g}]"
 
 
 def _balance(balance: dict[str, Any]) -> str:

@@ -18,7 +18,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 screen, messages = Console(), Console(stderr=True)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value, as members.0.epochs=5.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value, as members.0.epochs=5.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON, on standard output.")]
 
 

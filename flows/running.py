@@ -26,9 +26,23 @@ def run_train(recipe: Recipe, console: Console) -> dict[str, Any]:
         from tasks.progress import listening
 
         wait_until_up(address)
-        console.print(f"[dim]{recipe.name}: Prefect's page is {address.removesuffix('/api')} while this runs[/dim]", highlight=False)
-        with _bars(console) as listener, listening(listener):
-            return train(recipe)
+        console.print(
+            f"[dim]{recipe.name}: Prefect's page is {address.removesuffix('/api')} while this runs[/dim]", highlight=False
+        )
+        try:
+            with _bars(console) as listener, listening(listener):
+                return train(recipe)
+        finally:
+            _drain()
+
+
+def _drain() -> None:
+    """Send what Prefect still holds back, before its server is stopped."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+
+    APILogHandler().flush()
+    EventsWorker.drain_all(timeout=5)
 
 
 @contextmanager

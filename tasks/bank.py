@@ -15,8 +15,6 @@ from tasks.records import MemberRecord, PlanRecord, StageRecord
 def bank_members(record: PlanRecord, members: list[MemberRecord]) -> StageRecord:
     """The bank's folder; see :func:`fuseline.bank.build_bank`."""
     plan = Plan.open(record.folder)
-    banked = [
-        BankedMember(m.name, list(m.keys), list(m.folders), [job.share for job in plan.members[m.name]]) for m in members
-    ]
+    banked = [BankedMember(m.name, list(m.keys), list(m.folders), [job.share for job in plan.members[m.name]]) for m in members]
     bank, reused = build_bank(Store(), plan.dataset, plan.split, banked)
     return StageRecord(bank.folder, reused)

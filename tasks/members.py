@@ -47,7 +47,9 @@ class _Reporter:
     """Passes progress on, and to Prefect at most once per percent."""
 
     def __init__(self, member: str) -> None:
-        self.artifact = create_progress_artifact(progress=0.0, key=f"train-{member}".lower().replace("_", "-"), description=member)
+        self.artifact = create_progress_artifact(
+            progress=0.0, key=f"train-{member}".lower().replace("_", "-"), description=member
+        )
         self.told = 0.0
 
     def __call__(self, progress: Progress) -> None:

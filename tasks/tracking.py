@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,18 @@ from fuseline.report.plots import draw_all
 from fuseline.report.summary import flat_metrics, winner
 from fuseline.store import content_key, read_json, write_json
 from fuseline.tracking.runs import ORIGIN, RECIPE, Tracker
-from fuseline.tracking.settings import load_settings
+from fuseline.tracking.settings import Settings, load_settings
 from fuseline.training.replica import curve
 from tasks.records import MemberRecord, PlanRecord, RunRecord, StageRecord
 
 
 def tracker_of(plan: Plan) -> Tracker:
-    return Tracker(load_settings(), plan.recipe.name)
+    return _tracker(load_settings(), plan.recipe.name)
+
+
+@cache
+def _tracker(settings: Settings, experiment: str) -> Tracker:
+    return Tracker(settings, experiment)
 
 
 @task(name="track the run", cache_policy=NO_CACHE, persist_result=False)
@@ -132,10 +138,11 @@ def finish_run(
     ]
     create_table_artifact(rows, key="leaderboard", description=f"{run.recipe}: fusion rules on the test rows")
     if tracker.client.tracking_uri.startswith("http"):
-        create_link_artifact(f"{tracker.client.tracking_uri}/#/experiments/{tracker.experiment}/runs/{run.run_id}", key="mlflow-run")
+        create_link_artifact(
+            f"{tracker.client.tracking_uri}/#/experiments/{tracker.experiment}/runs/{run.run_id}", key="mlflow-run"
+        )
 
 
-@task(name="close the run", cache_policy=NO_CACHE, persist_result=False)
 def fail_run(record: PlanRecord, run: RunRecord, reason: str, status: str = "FAILED") -> None:
     """The parent run ends as failed or killed, and says why."""
     tracker = tracker_of(Plan.open(record.folder))

@@ -134,5 +134,3 @@ def _said(folder: Path, targets: Mapping[str, TargetSchema]) -> Said:
 
 def _take(file: Path, rows: Rows, axis: int = 1) -> Tensor:
     return torch.from_numpy(np.take(np.load(file, mmap_mode="r"), rows, axis).astype(np.float64))
-
-

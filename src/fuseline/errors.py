@@ -1,11 +1,11 @@
 """The exception tree.
 
-    FuselineError            anything that fuseline itself says no to
-    ├── UserError            a mistake in a recipe, a file or an argument: one sentence, exit code 2
-    │   ├── RecipeError      the recipe: names the field
-    │   └── DataError        the data: names the file, the row or the column
-    ├── TrainingError        a member could not be trained: names the member and why
-    └── PackageError         a package can't be trusted or read
+FuselineError            anything that fuseline itself says no to
+├── UserError            a mistake in a recipe, a file or an argument: one sentence, exit code 2
+│   ├── RecipeError      the recipe: names the field
+│   └── DataError        the data: names the file, the row or the column
+├── TrainingError        a member could not be trained: names the member and why
+└── PackageError         a package can't be trusted or read
 """
 
 

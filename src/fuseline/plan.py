@@ -6,7 +6,6 @@ specifications.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from fuseline.partition import PARTITIONS, Pool, Share, Shares, check_shares, ho
 from fuseline.recipe import Member, Recipe
 from fuseline.seeding import MEMBERS, PARTITION, stream, torch_seed
 from fuseline.store import Store, code_version, content_key, read_json, write_json
+from fuseline.threads import limited_to
 from fuseline.training.augmentation import AUGMENTATIONS
 from fuseline.training.optimizers import OPTIMIZERS, SCHEDULES
 from fuseline.training.replica import ReplicaJob
@@ -82,7 +82,7 @@ class Plan:
     def fuse_spec(self, target: str) -> FuseSpec:
         recipe = self.recipe
         calibrated = recipe.calibration.method != "none"
-        return FuseSpec(target, rules_for(recipe, target), recipe.fusion.folds, calibrated, recipe.seed)
+        return FuseSpec(target, rules_for(recipe, target), recipe.fusion.folds, calibrated, recipe.seed, recipe.training.threads)
 
     def example(self, rows: int = 3) -> pd.DataFrame | NDArray[Any]:
         """A few raw training rows, as a packaged ensemble takes them."""
@@ -154,7 +154,9 @@ def _check_rows(recipe: Recipe, dataset: Dataset, split_: Split, shares: Shares)
         why = "the rule 'features' learns from held-out rows only" if on_features else "fusions learn from them"
         raise RecipeError(f"data.split.fusion: {held_out} fusion rows are too few, and {why}; enlarge that share.")
     if recipe.calibration.method != "none" and not len(split_.rows("calibration")):
-        raise RecipeError("data.split.calibration: there are no calibration rows; enlarge that share or set calibration.method: none.")
+        raise RecipeError(
+            "data.split.calibration: there are no calibration rows; enlarge that share or set calibration.method: none."
+        )
 
 
 def _train_spec(recipe: Recipe, position: int, dataset: Dataset) -> TrainSpec:
@@ -277,20 +279,16 @@ def _balance(dataset: Dataset, rows: NDArray[np.int64]) -> dict[str, Any]:
 
 def rough_seconds(plan: Plan) -> dict[str, float]:
     """What training each member would take in one process, from two epochs of a few steps that are thrown away."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(plan.recipe.training.threads)
-    costs, known = {}, {}
-    try:
+    costs: dict[str, float] = {}
+    known: dict[str, float] = {}
+    with limited_to(plan.recipe.training.threads):
         for name, jobs in plan.members.items():
             spec = jobs[0].spec
             shape = spec.model_dump_json()
             if shape not in known:
                 trial = spec.model_copy(update={"epochs": 2, "patience": None})
                 rows = Share(jobs[0].share.train[: 4 * spec.batch_size])
-                ends: list[float] = []
-                train(plan.dataset, trial, rows, 0, lambda epoch, ends=ends: ends.append(time.perf_counter()))  # type: ignore[misc]
-                known[shape] = (ends[1] - ends[0]) / len(rows.train)
+                first, second = train(plan.dataset, trial, rows, 0).curve
+                known[shape] = (second.at - first.at) / 1000 / len(rows.train)
             costs[name] = known[shape] * spec.epochs * sum(len(job.share.train) for job in jobs)
-    finally:
-        torch.set_num_threads(threads)
     return costs

@@ -75,6 +75,11 @@ class Target(Part):
     metrics: list[str] | None = Field(None, min_length=1)
     fusion: list[Component] | None = Field(None, min_length=1)
 
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        _refuse_twice([rule.name for rule in self.fusion or []], "the fusion rule")
+        return self
+
 
 class EarlyStopping(Part):
     """Stop when the loss on a member's own held-out rows has not improved for ``patience`` epochs; keep the best epoch."""
@@ -165,9 +170,7 @@ class Recipe(Part):
     @property
     def member_names(self) -> list[str]:
         """The members' names: ``cnn`` alone, or ``cnn-1``, ``cnn-2``, … where ``count`` asks for several."""
-        return [
-            entry.name if entry.count == 1 else f"{entry.name}-{i + 1}" for entry in self.members for i in range(entry.count)
-        ]
+        return [entry.name if entry.count == 1 else f"{entry.name}-{i + 1}" for entry in self.members for i in range(entry.count)]
 
     @property
     def registered_name(self) -> str:

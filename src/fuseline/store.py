@@ -141,7 +141,7 @@ class Store:
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True, default=_plain), encoding="utf-8")
+    path.write_text(json.dumps(value, indent=1, default=_plain), encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -21,7 +21,7 @@ from fuseline.store import Store
 from fuseline.training.train import TrainSpec
 
 # Nothing depends on the clock or on chance: a busy machine and a second run give the same answers.
-settings.register_profile("unit", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("unit", deadline=None, derandomize=True, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unit")
 
 

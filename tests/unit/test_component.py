@@ -103,7 +103,9 @@ def test_complete_twice_changes_nothing() -> None:
         ({"leaves": 0}, "tea.brew.", "(and 1 more)"),
     ],
 )
-def test_a_wrong_setting_is_named_by_its_path(refusal: Callable[..., str], settings: dict[str, Any], path: str, words: str) -> None:
+def test_a_wrong_setting_is_named_by_its_path(
+    refusal: Callable[..., str], settings: dict[str, Any], path: str, words: str
+) -> None:
     sentence = refusal(RecipeError, complete, Component(name="brew", settings=settings), FAMILY, "tea")
     assert sentence.startswith(path)
     assert words in sentence

@@ -173,7 +173,7 @@ def test_shards_are_stratified(pool: Pool, members: int, seed: int) -> None:
 def test_held_out_rows_share_neither_row_nor_unit_with_the_training_rows(
     pool: Pool, rule: str, fraction: float, seed: int
 ) -> None:
-    for (share, *_) in PARTITIONS[rule](pool, generators(2, seed), generator(seed)):
+    for share, *_ in PARTITIONS[rule](pool, generators(2, seed), generator(seed)):
         held = hold_out(share, pool, fraction, generator(seed))
         assert not set(held.train) & set(held.holdout)
         assert not units_of(pool, held.train) & units_of(pool, held.holdout)

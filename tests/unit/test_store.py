@@ -326,7 +326,7 @@ def test_an_arrays_memory_does_not_count() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("ab\"\\é", max_size=4),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text('ab"\\é', max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", max_size=2), inner, max_size=3),
     max_leaves=5,
 )
@@ -353,14 +353,18 @@ def test_numpy_numbers_and_models_count_by_their_value() -> None:
     assert content_key(a=Split(seed=1)) == content_key(a=Split(seed=1).model_dump()) != content_key(a=Split(seed=2))
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, b"a", np.array(["a", None], object)], ids=["object", "set", "bytes", "objects"])
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, b"a", np.array(["a", None], object)], ids=["object", "set", "bytes", "objects"]
+)
 def test_what_has_no_content_has_no_key(value: object) -> None:
     with pytest.raises(TypeError, match="content key"):
         content_key(a=value)
 
 
 def test_a_key_is_the_same_in_another_process(start: Start) -> None:
-    script = "import numpy as np; from fuseline.store import content_key; print(content_key(a=np.arange(3), b={'y': 1, 'x': [2.5]}))"
+    script = (
+        "import numpy as np; from fuseline.store import content_key; print(content_key(a=np.arange(3), b={'y': 1, 'x': [2.5]}))"
+    )
     assert hear(start(script)) == content_key(a=np.arange(3), b={"x": [2.5], "y": 1})
 
 

@@ -249,4 +249,4 @@ def content_hash(schema: Schema, inputs: Mapping[str, NDArray[Any]]) -> NDArray[
 
 
 def _word_hash(word: str) -> np.uint64:
-    return np.frombuffer(hashlib.blake2b(word.encode(), digest_size=8).digest(), np.uint64)[0]
+    return np.uint64(int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little"))

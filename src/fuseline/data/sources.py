@@ -28,9 +28,7 @@ class Raw:
     image: NDArray[Any] | None = None
 
 
-def from_sklearn(
-    *, name: Literal["breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine"], images: bool = True
-) -> Raw:
+def from_sklearn(*, name: Literal["breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine"], images: bool = True) -> Raw:
     """A set bundled with scikit-learn, with its own column names; ``digits`` comes as 8×8 pictures unless ``images`` is false.
 
     Classes are named where scikit-learn names them.

@@ -145,8 +145,8 @@ def _check(dataset: Dataset, spec: SplitSpec, result: Split) -> None:
     for role in ROLES:
         if len(result.rows(role)) == 0 and (shares[role] > 0 or role == "train"):
             raise DataError(
-                f"{dataset.origin}: no row fell to the role {role!r} (data.split.{role} is {shares[role]:.2f} of {len(dataset)} "
-                "rows); use more rows, a larger share or the rule 'stratified'."
+                f"{dataset.origin}: no row fell to the role {role!r} (its share is {shares[role]:.2f} of {len(dataset)} rows); "
+                "use more rows, a larger share or the rule 'stratified'."
             )
     needed: tuple[Role, ...] = ("train", "test") if len(result.rows("test")) else ("train",)
     for name, schema in dataset.schema.targets.items():
@@ -155,8 +155,8 @@ def _check(dataset: Dataset, spec: SplitSpec, result: Split) -> None:
             for code, label in enumerate(schema.classes):
                 if code not in there:
                     raise DataError(
-                        f"{dataset.origin}: target {name!r}: no row of class {label!r} fell to the role {role!r}; the split is too "
-                        "small for its classes: use more rows, a larger share or the rule 'stratified'."
+                        f"{dataset.origin}: target {name!r}: no row of class {label!r} fell to the role {role!r}; the split is "
+                        "too small for its classes: use more rows, a larger share or the rule 'stratified'."
                     )
 
 

@@ -6,14 +6,13 @@ Shapes: B rows, C classes.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from fuseline.fusion.combine import TINY, Fused
 
 PRIOR = 0.25
-"""Standard deviation of the Gaussian prior on the logarithm of a temperature or of a scale."""
+"""Standard deviation of the Gaussian prior on the logarithm of a temperature."""
 
 
 def fit_temperature(probabilities: Tensor, target: Tensor) -> float:
@@ -49,7 +48,7 @@ def fit_scale(values: Tensor, variances: Tensor, target: Tensor) -> float:
     count = len(target)
 
     def loss(log_s: float) -> float:
-        return 0.5 * (count * log_s + ratio * np.exp(-log_s)) + log_s**2 / 2
+        return float(0.5 * (count * log_s + ratio * np.exp(-log_s)) + log_s**2 / 2)
 
     return float(np.exp(minimize_scalar(loss, bounds=(-20, 20), method="bounded").x))
 

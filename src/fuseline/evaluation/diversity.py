@@ -61,6 +61,8 @@ def regression_diversity(target: Floats, values: Floats) -> dict[str, Floats]:
     centered = errors - errors.mean(1, keepdims=True)
     covariance = centered @ centered.T
     size = np.sqrt(np.diag(covariance))
+    size = size / (size.max() or 1.0)  # in units of the largest, so that the target's unit does not matter
+    covariance = covariance / (np.diag(covariance).max() or 1.0)
     gaps = np.sqrt(((v[:, None] - v[None]) ** 2).mean(2))
     return {"disagreement": gaps, "correlation": _ratio(covariance, np.outer(size, size))}
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import norm
 
 from fuseline.evaluation.metrics import LOWER_IS_BETTER, POINT, RESAMPLED
 from fuseline.terms import Kind
@@ -23,11 +23,11 @@ class Interval(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """A candidate's metrics: as points, and of each resample (B,)."""
+    """A candidate's metrics: as points, and of each resample (B,); ``rows`` says how many independent rows they stand on."""
 
     point: dict[str, float]
     resampled: dict[str, Floats]
-    rows: int
+    rows: float
 
 
 def resamples(units: NDArray[np.integer[Any]], count: int, generator: np.random.Generator) -> NDArray[np.float64]:
@@ -41,10 +41,20 @@ def resamples(units: NDArray[np.integer[Any]], count: int, generator: np.random.
     return drawn[:, number].astype(np.float64)
 
 
-def score(kind: Kind, target: Floats, predicted: Floats, weights: Floats, names: list[str]) -> Scores:
+def independent_rows(units: NDArray[np.integer[Any]]) -> float:
+    """How many independent rows the rows are worth, if those of a unit (N,) all say the same: (Σ n_u)² / Σ n_u² (Kish 1965).
+
+    >>> independent_rows(np.array([0, 0, 1, 1])), independent_rows(np.arange(5))
+    (2.0, 5.0)
+    """
+    sizes = np.unique(units, return_counts=True)[1].astype(np.float64)
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def score(kind: Kind, target: Floats, predicted: Floats, weights: Floats, names: list[str], rows: float) -> Scores:
     """The metrics ``names`` of a prediction (probabilities (N, C) or values (N, 1)) and of its resamples."""
     point, spread = POINT[kind](target, predicted), RESAMPLED[kind](target, predicted, weights)
-    return Scores({name: point[name] for name in names}, {name: spread[name] for name in names}, len(target))
+    return Scores({name: point[name] for name in names}, {name: spread[name] for name in names}, rows)
 
 
 def interval(scores: Scores, name: str, level: float) -> Interval:
@@ -54,8 +64,7 @@ def interval(scores: Scores, name: str, level: float) -> Interval:
     """
     value = scores.point[name]
     if name == "accuracy":
-        bounds = binomtest(round(value * scores.rows), scores.rows).proportion_ci(level, method="wilson")
-        return Interval(value, float(bounds.low), float(bounds.high))
+        return Interval(value, *_wilson(value, scores.rows, level))
     return Interval(value, *_percentiles(scores.resampled[name], level))
 
 
@@ -64,6 +73,13 @@ def paired_gain(candidate: Scores, reference: Scores, name: str, level: float) -
     sign = -1.0 if name in LOWER_IS_BETTER else 1.0
     gains = sign * (candidate.resampled[name] - reference.resampled[name])
     return Interval(sign * (candidate.point[name] - reference.point[name]), *_percentiles(gains, level))
+
+
+def _wilson(share: float, rows: float, level: float) -> tuple[float, float]:
+    z = float(norm.ppf((1 + level) / 2))
+    center = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
+    reach = z / (1 + z**2 / rows) * np.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
+    return float(max(center - reach, 0.0)), float(min(center + reach, 1.0))
 
 
 def _percentiles(values: Floats, level: float) -> tuple[float, float]:

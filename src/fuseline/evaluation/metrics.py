@@ -36,16 +36,16 @@ BINS = 15
 
 
 def classification(target: Codes, probabilities: Floats) -> dict[str, float]:
-    """Every classification metric.
+    """Every classification metric. A class that the rows lack has no part in macro means.
 
     ``roc_auc`` is the macro mean over classes of one against the rest; ``brier`` is Σ_c (p_c − [y = c])², between 0 and 2
     (Brier 1950); ``ece`` see :func:`calibration_error`.
     """
     p = np.asarray(probabilities, np.float64)
     classes = p.shape[1]
-    labels = np.arange(classes)
     said = p.argmax(1)
-    precision, recall, f1, _ = sk.precision_recall_fscore_support(target, said, labels=labels, average="macro", zero_division=0)
+    present = np.unique(target)
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(target, said, labels=present, average="macro", zero_division=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class that is said but absent; recall ignores it, as it should
         balanced = sk.balanced_accuracy_score(target, said)
@@ -56,7 +56,7 @@ def classification(target: Codes, probabilities: Floats) -> dict[str, float]:
         "recall_macro": float(recall),
         "f1_macro": float(f1),
         "roc_auc": _auc(target, p),
-        "log_loss": float(sk.log_loss(target, p, labels=labels)),
+        "log_loss": float(sk.log_loss(target, p, labels=np.arange(classes))),
         "brier": float(((p - np.eye(classes)[target]) ** 2).sum(1).mean()),
         "ece": calibration_error(target, p),
     }
@@ -200,7 +200,7 @@ def _calibration_errors(target: Codes, p: Floats, weights: Floats, bins: int) ->
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    return np.asarray(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0))
 
 
 def _macro(columns: Floats) -> Floats:

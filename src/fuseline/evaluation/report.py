@@ -17,7 +17,7 @@ from fuseline.data.dataset import Dataset
 from fuseline.data.schema import TargetSchema
 from fuseline.data.split import Split
 from fuseline.evaluation import diversity, metrics
-from fuseline.evaluation.intervals import Scores, interval, paired_gain, resamples, score
+from fuseline.evaluation.intervals import Scores, independent_rows, interval, paired_gain, resamples, score
 from fuseline.evaluation.uncertainty import decompose
 from fuseline.fusion.combine import Fused, Outputs, calibrate
 from fuseline.fusion.fuse import Candidate, FusedTarget
@@ -68,6 +68,7 @@ def evaluate(
         rows = split.rows("test")
         generator = np.random.default_rng(stream(seed, EVALUATION))
         weights = resamples(units[rows], count, generator)
+        independent = independent_rows(units[rows])
         report: dict[str, Any] = {"rows": len(rows), "level": level, "resamples": count, "targets": {}}
         for part in fused:
             on_features = any(c.name in ON_FEATURES for c in part.candidates)
@@ -75,7 +76,7 @@ def evaluate(
             target = np.asarray(dataset.targets[part.target])[rows]
             schema = dataset.schema.targets[part.target]
             report["targets"][part.target] = _target_report(
-                part, outputs, target, schema, weights, names[part.target], level, bank.members
+                part, outputs, target, schema, weights, names[part.target], level, bank.members, independent
             )
             np.save(folder / f"predictions-{part.target}.npy", _say(part.winner, outputs).values.numpy())
         np.save(folder / "rows.npy", rows)
@@ -98,11 +99,12 @@ def _target_report(
     names: list[str],
     level: float,
     members: list[str],
+    independent: float,
 ) -> dict[str, Any]:
     wanted = list(dict.fromkeys([*names, *GAINS[schema.kind]]))
 
     def scored(candidate: Candidate) -> Scores:
-        return score(schema.kind, target, _say(candidate, outputs).values.numpy(), weights, wanted)
+        return score(schema.kind, target, _say(candidate, outputs).values.numpy(), weights, wanted, independent)
 
     alone = [scored(member) for member in part.members]
     reference = alone[part.best_member]

@@ -41,4 +41,5 @@ def decompose(outputs: Outputs) -> Uncertainty:
 
 def entropy(probabilities: Tensor) -> Tensor:
     """−Σ p ln p over the last axis, in nats."""
-    return torch.special.entr(probabilities).sum(-1)
+    each: Tensor = torch.special.entr(probabilities)
+    return each.sum(-1)

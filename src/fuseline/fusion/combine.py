@@ -5,6 +5,7 @@ Shapes: M members, B rows, C classes or 1, D features of all members side by sid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -120,7 +121,7 @@ class FeatureHead(Combiner):
         return Fused(raw * self.get_buffer("unit") + self.get_buffer("center"), spread(outputs))
 
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh, "silu": F.silu}
 
 
 def head(tensors: dict[str, Tensor], x: Tensor) -> Tensor:

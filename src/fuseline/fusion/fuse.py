@@ -22,6 +22,7 @@ from fuseline.fusion.rules import ON_FEATURES
 from fuseline.partition import Rows, deal
 from fuseline.seeding import FUSION, stream
 from fuseline.store import Store, code_version, content_key, read_json, write_json
+from fuseline.threads import limited_to
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class FuseSpec:
     folds: int
     calibrated: bool
     seed: int
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def fuse_target(
         bank=bank.key,
         target=spec.target,
         rules=[rule.model_dump(mode="json") for rule in spec.rules],
-        rest=[spec.folds, spec.calibrated, spec.seed],
+        rest=[spec.folds, spec.calibrated, spec.seed, spec.threads],
         strata=strata,
         units=units,
         code=code_version("fusion", "evaluation"),
@@ -145,7 +147,8 @@ def fuse_target(
             },
         )
 
-    place, reused = store.make("fusion", key, build)
+    with limited_to(spec.threads):
+        place, reused = store.make("fusion", key, build)
     return FusedTarget.open(place), reused
 
 

@@ -33,7 +33,9 @@ def vote(outputs: Outputs, target: Tensor, generator: torch.Generator) -> Combin
 
 def weights(outputs: Outputs, target: Tensor, generator: torch.Generator) -> Combiner:
     """The weights on the simplex that minimise log loss, or squared error for values: a convex optimum, both times."""
-    found = simplex_squared_error(_errors(outputs, target)) if _is_regression(outputs) else simplex_log_loss(_true(outputs, target))
+    found = (
+        simplex_squared_error(_errors(outputs, target)) if _is_regression(outputs) else simplex_log_loss(_true(outputs, target))
+    )
     return Mixture({"weights": torch.from_numpy(found)})
 
 

@@ -27,7 +27,7 @@ ON_FEATURES = {"features"}
 
 
 def rules_for(recipe: Recipe, target: str) -> list[Component]:
-    """A target's fusion rules, checked, in the order of ``FUSIONS``; the recipe's common rules that don't fit its kind are left out.
+    """A target's fusion rules, checked, in the order of ``FUSIONS``; common rules that don't fit its kind are left out.
 
     Raises:
         RecipeError: a rule is unknown, its settings are wrong, or the target's own list names one that doesn't fit its kind.

@@ -32,6 +32,12 @@ def stacking(
 
 def _logistic(outputs: Outputs, y: NDArray[np.int64], l2: float) -> Combiner:
     """A class that ``y`` lacks keeps zero coefficients and the intercept of a class seen half a time."""
+    classes = outputs.values.shape[2]
+    if len(np.unique(y)) == 1:  # nothing to separate: the one class seen, as far as so many rows without another allow
+        intercept = np.full(classes, np.log(0.5 / len(y)))
+        intercept[y[0]] = 0.0
+        coefficients = np.zeros((classes, len(outputs.values) * classes))
+        return Logistic({"coefficients": torch.from_numpy(coefficients), "intercept": torch.from_numpy(intercept)})
     model = LogisticRegression(C=1 / l2, max_iter=500)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the optimum to a few digits is enough; cross-fitting judges it
@@ -39,7 +45,6 @@ def _logistic(outputs: Outputs, y: NDArray[np.int64], l2: float) -> Combiner:
     weights, bias = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
         weights, bias = np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-    classes = outputs.values.shape[2]
     coefficients = np.zeros((classes, weights.shape[1]))
     intercept = np.full(classes, bias.min() + np.log(0.5 / np.bincount(y).max()))
     coefficients[model.classes_], intercept[model.classes_] = weights, bias
@@ -54,4 +59,6 @@ def _ridge(outputs: Outputs, y: NDArray[np.float64], l2: float) -> Combiner:
     model = Ridge(alpha=l2).fit((values - even.mean()) / unit, (y - even) / unit)
     coefficients = model.coef_ + 1 / values.shape[1]
     intercept = model.intercept_ * unit - model.coef_.sum() * even.mean()
-    return Linear({"coefficients": torch.from_numpy(coefficients), "intercept": torch.tensor(float(intercept)).double()})
+    return Linear(
+        {"coefficients": torch.from_numpy(coefficients), "intercept": torch.tensor(float(intercept), dtype=torch.float64)}
+    )

@@ -102,4 +102,3 @@ class Head(nn.Module):
             return raw.softmax(1), None
         variance = torch.where(self.residual > 0, self.residual, raw[:, 1:].clamp(-10, 10).exp())
         return raw[:, :1] * self.spread + self.center, variance * self.spread**2
-

@@ -20,6 +20,12 @@ class Preprocessing(nn.Module):
     the training rows had no missing value there. A picture is standardised per channel.
     """
 
+    mean: Tensor
+    scale: Tensor
+    can_miss: Tensor
+    channel_mean: Tensor
+    channel_scale: Tensor
+
     def __init__(self, schema: Schema) -> None:
         super().__init__()
         columns = len(schema.numeric)
@@ -54,7 +60,7 @@ class Preprocessing(nn.Module):
         if "image" in batch:
             total = torch.zeros(batch["image"].shape[1], dtype=torch.float64)
             squares = total.clone()
-            for part in batch["image"].split(4096):
+            for part in torch.split(batch["image"], 4096):
                 x = part.double()
                 total += x.sum((0, 2, 3))
                 squares += (x * x).sum((0, 2, 3))

@@ -18,10 +18,10 @@ from fuseline.store import Store, code_version, content_key
 from fuseline.training.replica import KIND, load_network
 from fuseline.training.train import EVALUATION_BATCH
 
-RUNTIME = ("component", "data", "errors", "evaluation", "fusion", "models", "package", "store", "terms")
+RUNTIME = ("component", "data", "errors", "evaluation", "fusion", "models", "package", "store", "terms", "threads")
 """The parts of fuseline that a packaged ensemble runs."""
 
-REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "torch")
+REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "threadpoolctl", "torch")
 
 
 def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTarget]) -> tuple[Path, bool]:
@@ -46,9 +46,7 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
             schema_=plan.dataset.schema,
             members=members,
             targets={
-                part.target: TargetFile(
-                    rule=part.chosen, combiner=combiner_name(part.winner.combiner), number=part.winner.number
-                )
+                part.target: TargetFile(rule=part.chosen, combiner=combiner_name(part.winner.combiner), number=part.winner.number)
                 for part in fused
             },
             threads=plan.recipe.training.threads,

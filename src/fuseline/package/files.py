@@ -48,7 +48,9 @@ class Description(Part):
     provenance: dict[str, Any]
 
 
-def save_ensemble(description: Description, networks: Sequence[Sequence[Network]], combiners: dict[str, Combiner], folder: Path) -> None:
+def save_ensemble(
+    description: Description, networks: Sequence[Sequence[Network]], combiners: dict[str, Combiner], folder: Path
+) -> None:
     """Write an ensemble; ``networks[m]`` are the replicas of member m."""
     write_json(folder / DESCRIPTION, description)
     tensors = {

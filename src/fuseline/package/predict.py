@@ -50,9 +50,9 @@ def _table(schema: Schema, answers: dict[str, Answer]) -> pd.DataFrame:
     columns: dict[str, Any] = {}
     for target, answer in answers.items():
         classes = schema.targets[target].classes
-        values = answer.values.numpy()
+        values, total, epistemic = (part.numpy() for part in answer)
         columns[target] = np.array(classes)[values.argmax(1)] if classes else values[:, 0]
         columns |= {f"{target}_proba_{label}": values[:, c] for c, label in enumerate(classes)}
-        columns[f"{target}_uncertainty"] = answer.uncertainty.numpy()
-        columns[f"{target}_epistemic"] = answer.epistemic.numpy()
+        columns[f"{target}_uncertainty"] = total
+        columns[f"{target}_epistemic"] = epistemic
     return pd.DataFrame(columns)

@@ -6,16 +6,18 @@ import mlflow
 
 from fuseline.package.files import load_description, load_ensemble
 from fuseline.package.predict import predict
+from fuseline.threads import limited_to
 
 
 class EnsembleModel(mlflow.pyfunc.PythonModel):
     def load_context(self, context):
         folder = Path(context.artifacts["ensemble"])
-        self.batch = load_description(folder).batch
+        self.description = load_description(folder)
         self.ensemble = load_ensemble(folder)
 
     def predict(self, context, model_input, params=None):
-        return predict(self.ensemble, model_input, self.batch)
+        with limited_to(self.description.threads):
+            return predict(self.ensemble, model_input, self.description.batch)
 
 
 mlflow.models.set_model(EnsembleModel())

@@ -86,9 +86,7 @@ class Result(Protocol):
     def status(self) -> str: ...
 
 
-def assemble(
-    run_id: str, recipe: str, members: Sequence[Result], report: Mapping[str, Any], version: Registered
-) -> Tree:
+def assemble(run_id: str, recipe: str, members: Sequence[Result], report: Mapping[str, Any], version: Registered) -> Tree:
     """The summary of a run, all but its timing."""
     status = {member.name: member.status for member in members}
     return {

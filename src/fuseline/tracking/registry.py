@@ -104,7 +104,7 @@ def _new_version(
     client.finalize_logged_model(model.model_id, "READY")
     version = client.create_model_version(
         name,
-        source=f"models:/{model.model_id}",
+        source=model.artifact_location,
         run_id=run_id,
         tags={PACKAGE: package.name, **tags},
         model_id=model.model_id,
@@ -132,11 +132,12 @@ def signature(schema: DataSchema) -> ModelSignature:
     Table columns may hold anything, since MLflow would refuse whole numbers where the training rows had fractions; the
     package itself checks every value and names the row and column that is wrong.
     """
+    inputs: Schema
     if schema.image is not None:
         inputs = Schema([TensorSpec(np.dtype(schema.image_dtype), (-1, *schema.image))])
     else:
-        inputs = Schema([ColSpec(AnyType(), name) for name in schema.columns])
-    outputs = []
+        inputs = Schema([ColSpec(AnyType(), name) for name in schema.columns]  # type: ignore[no-untyped-call])
+    outputs: list[ColSpec | TensorSpec] = []
     for target, its in schema.targets.items():
         outputs.append(ColSpec(_column_type(its.classes), target))
         outputs += [ColSpec(DataType.double, f"{target}_proba_{label}") for label in its.classes]

@@ -82,9 +82,7 @@ def load_settings(file: Path = FILE) -> Settings:
         mlflow_tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or _filled(settings.server.mlflow_tracking_uri),
         mlflow_registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or settings.server.mlflow_registry_uri,
     )
-    tracking = Tracking(
-        experiment=settings.tracking.experiment, artifact_location=_filled(settings.tracking.artifact_location)
-    )
+    tracking = Tracking(experiment=settings.tracking.experiment, artifact_location=_filled(settings.tracking.artifact_location))
     return Settings(server=server, tracking=tracking, ui=settings.ui)
 
 

@@ -55,7 +55,9 @@ def train_into(store: Store, data: Path, job: ReplicaJob, report: Callable[[Epoc
         for name, variances in said.variances.items():
             np.save(folder / f"variances-{name}.npy", variances.numpy())
         np.save(folder / "features.npy", said.features.numpy())
-        save_file({name: t.cpu().contiguous() for name, t in trained.network.state_dict().items()}, folder / "weights.safetensors")
+        save_file(
+            {name: t.cpu().contiguous() for name, t in trained.network.state_dict().items()}, folder / "weights.safetensors"
+        )
         seconds = round(time.perf_counter() - started, 3)
         write_json(folder / "training.json", {**trained.record(), "seconds": seconds, "parameters": parameters(trained.network)})
 

@@ -69,7 +69,7 @@ class Trained:
 
 
 def train(
-    dataset: Dataset, spec: TrainSpec, share: Share, seed: int, report: Callable[[Epoch], None] = lambda epoch: None
+    dataset: Dataset, spec: TrainSpec, share: Share, seed: int, report: Callable[[Epoch], None] | None = None
 ) -> Trained:
     """Train a network on ``share.train`` and keep the epoch that did best on ``share.holdout``.
 
@@ -82,7 +82,11 @@ def train(
     device = torch.device(spec.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return _Trainer(dataset, spec, share, seed, device).run(report)
+        return _Trainer(dataset, spec, share, seed, device).run(report or _silent)
+
+
+def _silent(epoch: Epoch) -> None:
+    """Nobody listens."""
 
 
 class _Trainer:

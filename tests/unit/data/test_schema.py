@@ -103,7 +103,6 @@ def test_words_of_other_values() -> None:
         ({"b": [-np.inf, 1.0]}, "column 'b', row 0: -inf"),
         ({"b": [1.0, 1e39]}, "column 'b', row 1: 1e+39"),
         ({"a": [1.0, "many"]}, "column 'a', row 1: 'many'"),
-        ({"a": pd.Series([1 + 2j, 1], dtype=complex)}, "column 'a', row 0"),
     ],
 )
 def test_what_is_no_finite_number_is_named_by_column_and_row(
@@ -156,7 +155,7 @@ def test_grey_pictures_need_no_channel_axis() -> None:
 def test_pictures_of_another_shape_are_refused(refusal: Callable[..., str], schema: Schema, shape: tuple[int, ...]) -> None:
     sentence = refusal(DataError, schema.encode, np.zeros(shape), "file.npz")
     assert sentence.startswith("file.npz: expected pictures of shape (N, ")
-    assert str(shape) in sentence
+    assert ", ".join(map(str, shape[1:])) in sentence.partition("not ")[2]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -86,7 +86,7 @@ def test_the_accuracy_interval_covers_the_true_value_where_rows_come_in_groups()
         scores = score("classification", np.zeros(200, int), probabilities, resamples(units, 200, rng), ["accuracy"])
         found = interval(scores, "accuracy", 0.9)
         covered += found.low <= 0.8 <= found.high
-    assert 0.75 <= covered / 50
+    assert covered / 50 >= 0.75
 
 
 @pytest.mark.parametrize("name", ["accuracy", "log_loss", "brier"])
@@ -102,7 +102,7 @@ def test_repeating_each_row_within_its_unit_does_not_narrow_the_interval(name):
     assert width(4) == pytest.approx(width(1), rel=0.1)
 
 
-@pytest.mark.parametrize("rows", [10, 30, 200])
+@pytest.mark.parametrize("rows", [10, 30, 100])
 @pytest.mark.parametrize("accuracy", [0.5, 0.8, 0.95])
 def test_wilsons_interval_covers_the_true_accuracy_about_as_often_as_it_says(rows, accuracy):
     right = np.arange(rows + 1)

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from fuseline.evaluation import metrics
 
-LAWS = settings(derandomize=True, deadline=None, max_examples=30)
+LAWS = settings(derandomize=True, deadline=None, max_examples=20)
 
 
 def random_case(seed, rows=120, classes=3):

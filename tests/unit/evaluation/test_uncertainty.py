@@ -12,7 +12,7 @@ from scipy.stats import entropy as scipy_entropy
 from fuseline.evaluation.uncertainty import decompose, entropy
 from fuseline.fusion.combine import Outputs
 
-LAWS = settings(derandomize=True, deadline=None, max_examples=60)
+LAWS = settings(derandomize=True, deadline=None, max_examples=40)
 
 
 def classes_said(seed, members=4, rows=6, classes=3, concentration=1.0):

@@ -26,7 +26,7 @@ from fuseline.fusion.combine import (
 )
 from fuseline.models.network import mixture_variance
 
-LAWS = settings(derandomize=True, deadline=None, max_examples=50)
+LAWS = settings(derandomize=True, deadline=None, max_examples=30)
 SEEDS = st.integers(0, 9999)
 TEMPERATURES = st.floats(0.05, 50)
 MEMBERS, ROWS, CLASSES, WIDTH, HIDDEN = 3, 7, 4, 5, 6

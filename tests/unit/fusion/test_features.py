@@ -64,7 +64,7 @@ def test_a_problem_that_no_line_separates_is_learnt():
 def test_each_activation_learns_the_function_that_it_is_used_with(activation):
     outputs, y = line(3)
     fresh, truth = line(4)
-    assert r2(fit(outputs, y, activation=activation, dropout=0.0, lr=0.02)(fresh).values, truth) > 0.9
+    assert r2(fit(outputs, y, activation=activation, dropout=0.0, lr=0.02, steps=100)(fresh).values, truth) > 0.9
 
 
 @pytest.mark.parametrize(("unit", "center"), [(1000.0, 5e4), (1e-4, 0.3)])

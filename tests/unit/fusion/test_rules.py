@@ -64,11 +64,14 @@ def test_every_other_rule_fuses_values_with_variances(name):
     assert (fused.variances > 0).all()
 
 
-@pytest.mark.parametrize("name", [name for name in FUSIONS if name != "features"])
-@pytest.mark.parametrize("said", [classes_said, values_said])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        *[(name, classes_said) for name in FUSIONS if name != "features"],
+        *[(name, values_said) for name in ("mean", "weights", "greedy", "stacking")],
+    ],
+)
 def test_the_order_of_members_changes_nothing(name, said):
-    if said is values_said and name in CLASSIFICATION_ONLY:
-        pytest.skip("no values")
     outputs, y = said()
     order = [2, 0, 1]
     permuted = Outputs(outputs.values[order], None if outputs.variances is None else outputs.variances[order])

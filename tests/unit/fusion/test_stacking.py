@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from fuseline.fusion.combine import Outputs
 from fuseline.fusion.stacking import stacking
 
-LAWS = settings(derandomize=True, deadline=None, max_examples=40)
+LAWS = settings(derandomize=True, deadline=None, max_examples=20)
 NO_RANDOMNESS = torch.Generator().manual_seed(0)
 
 
@@ -38,7 +38,7 @@ def log_features(outputs):
 
 
 def shrunk_least_squares(outputs, y, l2):
-    """Least squares of y minus the mean on the values, with √l2 rows that pull the coefficients to 0; all in units of y's spread."""
+    """Least squares of y minus the members' mean, in units of y's spread, with rows of √l2 that pull coefficients to 0."""
     values, unit = outputs.values.numpy()[:, :, 0].T, y.numpy().std()
     even = values.mean(1)
     rows, members = values.shape
@@ -51,9 +51,9 @@ def shrunk_least_squares(outputs, y, l2):
 @pytest.mark.parametrize("classes", [2, 3, 5])
 def test_logistic_stacking_equals_scikit_learn_on_log_probabilities(classes, l2):
     outputs, y = classes_said(classes, classes=classes)
-    expected = LogisticRegression(C=1 / l2, max_iter=2000, tol=1e-6).fit(log_features(outputs), y.numpy())
+    expected = LogisticRegression(C=1 / l2, max_iter=500).fit(log_features(outputs), y.numpy())
     got = stacking(outputs, y, NO_RANDOMNESS, l2=l2)(outputs).values.numpy()
-    assert got == pytest.approx(expected.predict_proba(log_features(outputs)), abs=2e-3)
+    assert got == pytest.approx(expected.predict_proba(log_features(outputs)), abs=1e-6)
 
 
 @pytest.mark.parametrize("l2", [1.0, 10.0])
@@ -61,10 +61,9 @@ def test_logistic_stacking_meets_the_conditions_of_its_penalised_optimum(l2):
     outputs, y = classes_said(7)
     combiner = stacking(outputs, y, NO_RANDOMNESS, l2=l2)
     residual = combiner(outputs).values.numpy() - np.eye(3)[y.numpy()]
-    slope = residual.T @ log_features(outputs) + l2 * combiner.coefficients.numpy()
-    assert np.abs(slope).max() < 0.5
-    assert np.abs(residual.sum(0)).max() < 0.5
-    assert np.abs(residual.T @ log_features(outputs)).max() > 5
+    pull = residual.T @ log_features(outputs)
+    assert np.abs(pull + l2 * combiner.coefficients.numpy()).max() < 0.1 * np.abs(pull).max()
+    assert np.abs(residual.sum(0)).max() < 0.05
 
 
 def test_a_larger_penalty_gives_smaller_coefficients():
@@ -93,9 +92,9 @@ def test_a_class_that_the_rows_lack_is_possible_but_improbable(present):
     assert torch.allclose(said.sum(1), torch.ones(len(y)).double())
     assert (said > 0).all()
     assert said[:, absent].mean() < 1 / len(y)
-    expected = LogisticRegression(C=0.1, max_iter=2000, tol=1e-6).fit(log_features(outputs), y.numpy())
+    expected = LogisticRegression(C=0.1, max_iter=500).fit(log_features(outputs), y.numpy())
     odds = said[:, present] / said[:, present].sum(1, keepdim=True)
-    assert odds.numpy() == pytest.approx(expected.predict_proba(log_features(outputs)), abs=2e-3)
+    assert odds.numpy() == pytest.approx(expected.predict_proba(log_features(outputs)), abs=1e-6)
 
 
 def test_rows_of_a_single_class_give_finite_probabilities():
