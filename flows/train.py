@@ -22,7 +22,11 @@ from tasks.records import FailedMember, MemberRecord
 from tasks.tracking import fail_run, finish_run, start_run, track_fusions, track_member
 
 
-@flow(name="train", flow_run_name="{recipe.name}", task_runner=ThreadPoolTaskRunner(max_workers=64), persist_result=False)
+SUPERVISORS: Any = ThreadPoolTaskRunner(max_workers=64)
+"""Threads that each watch over one worker process; how many processes run side by side, the recipe says."""
+
+
+@flow(name="train", flow_run_name="{recipe.name}", task_runner=SUPERVISORS, persist_result=False)
 def train(recipe: Recipe) -> dict[str, Any]:
     """Divide the data, train every member, fuse, judge, package and register; returns the run's summary."""
     stages = Stages()

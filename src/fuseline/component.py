@@ -105,4 +105,5 @@ def explain(error: ValidationError, prefix: str = "") -> str:
         if isinstance(given, str | int | float | bool) and kind != "value_error":
             text += f", not {given!r}"
     tail = f" (and {len(more)} more)" if more else ""
-    return f"{path}: {text}{tail}." if path else f"{text}{tail}."
+    sentence = f"{path}: {text}{tail}." if path else f"{text}{tail}."
+    return " ".join(sentence.split())

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fuseline.data.dealing import deal
 from fuseline.errors import RecipeError
 
 Rows = NDArray[np.int64]
@@ -90,34 +91,16 @@ PARTITIONS: dict[str, Callable[..., Shares]] = {
 }
 
 
-def deal(strata: NDArray[np.int64], units: NDArray[np.int64], hands: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Deal rows to ``hands`` evenly within each stratum, keeping units together.
-
-    Returns:
-        The hand of each row (n,). A unit belongs to the stratum of its first row.
-
-    >>> deal(np.array([0, 0, 1, 1]), np.arange(4), 2, np.random.default_rng(0)).tolist() in ([0, 1, 0, 1], [1, 0, 0, 1],
-    ...     [0, 1, 1, 0], [1, 0, 1, 0])
-    True
-    """
-    _, first, number = np.unique(units, return_index=True, return_inverse=True)
-    order = generator.permutation(len(first))
-    order = order[np.argsort(strata[first][order], kind="stable")]
-    hand = np.empty(len(first), np.int64)
-    hand[order] = np.arange(len(first)) % hands
-    return hand[number]
-
-
 def _folds(pool: Pool, folds: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    return deal(pool.strata, pool.units, folds, generator)
+    return deal(pool.strata, pool.units, [1 / folds] * folds, generator)
 
 
 def hold_out(share: Share, pool: Pool, fraction: float, generator: np.random.Generator) -> Share:
     """Set ``fraction`` of a share's rows aside for early stopping, stratified, whole units, every copy of a drawn row."""
     distinct = np.unique(share.train)
     at = np.searchsorted(pool.rows, distinct)
-    parts = max(2, round(1 / fraction))
-    aside = distinct[deal(pool.strata[at], pool.units[at], parts, generator) == 0]
+    fraction = max(fraction, 1 / len(np.unique(pool.units[at])))  # one unit at least
+    aside = distinct[deal(pool.strata[at], pool.units[at], [1 - fraction, fraction], generator) == 1]
     return Share(share.train[~np.isin(share.train, aside)], aside, share.judged)
 
 
@@ -130,8 +113,9 @@ def check_shares(shares: Shares, names: Sequence[str], targets: dict[str, NDArra
     """
     for name, replicas in zip(names, shares, strict=True):
         for share in replicas:
-            if not len(share.train):
-                raise RecipeError(f"partition: member {name!r} would get no training rows; use fewer members or more data.")
+            if len(share.train) < 2:
+                text = f"partition: member {name!r} would get {len(share.train) or 'no'} training rows"
+                raise RecipeError(f"{text}; use fewer members or more data.")
             for target, width in classes.items():
                 if width > 1 and len(np.unique(targets[target][share.train])) < 2:
                     raise RecipeError(f"partition: member {name!r} would see one class of {target!r} only; use another rule.")

@@ -10,9 +10,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.resolver import VersionedResolver
 
 from fuseline.component import Component, Part, explain
 from fuseline.errors import RecipeError
@@ -43,7 +45,7 @@ class Split(Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.train <= 0:
+        if self.train < 1e-9:
             raise ValueError("fusion, calibration and test together leave no rows to train on; make them smaller")
         if self.rule in ("group", "time", "column") and self.column is None:
             raise ValueError(f"the rule {self.rule!r} needs a 'column'")
@@ -68,16 +70,17 @@ class Target(Part):
 
     kind: Kind
     column: str | None = None
-    classes: list[str | int | bool] | None = Field(None, min_length=2)
+    classes: list[bool | int | str] | None = Field(None, min_length=2)
     head: Component = Component(name="linear")
     loss: Component | None = None
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     metrics: list[str] | None = Field(None, min_length=1)
     fusion: list[Component] | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         _refuse_twice([rule.name for rule in self.fusion or []], "the fusion rule")
+        _refuse_twice([str(label) for label in self.classes or []], "the class")
         return self
 
 
@@ -95,7 +98,7 @@ class Member(Part):
     count: int = Field(1, ge=1, le=256)
     architecture: Component
     epochs: int = Field(60, ge=1)
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=2)
     optimizer: Component = Component(name="adamw")
     schedule: Component = Component(name="one_cycle")
     augment: list[Component] = []
@@ -139,7 +142,7 @@ class Registry(Part):
     """Where the package is registered. ``floors`` says, per target and metric, what the first champion must reach."""
 
     name: Name | None = None
-    floors: dict[str, dict[str, float]] = {}
+    floors: dict[str, dict[str, FiniteFloat]] = {}
 
 
 class Recipe(Part):
@@ -193,7 +196,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: there is no such recipe; give the path of a YAML file.")
     try:
         tree = _yaml().load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError, KeyError) as error:
         raise RecipeError(f"{path}: not readable as YAML 1.2: {_yaml_problem(error)}.") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys to values, with 'name', 'data', 'targets' and 'members'.")
@@ -213,8 +216,18 @@ def dump_recipe(recipe: Recipe) -> str:
     return out.getvalue()
 
 
+class _Resolver(VersionedResolver):
+    """Version 1.2 alone: no dates, and no underscores in numbers, which ruamel.yaml keeps from version 1.1."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)
+        word = str(tag).endswith(":timestamp") or (str(tag).endswith((":int", ":float")) and "_" in str(value))
+        return self.DEFAULT_SCALAR_TAG if word and kind is ScalarNode else tag
+
+
 def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver = _Resolver
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     return yaml
@@ -234,7 +247,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
         raise RecipeError(f"--set {text}: write it as path=value, like members.0.epochs=5.")
     try:
         value = _yaml().load(raw)
-    except YAMLError as error:
+    except (YAMLError, ValueError, KeyError) as error:
         raise RecipeError(f"--set {text}: the value is not YAML: {_yaml_problem(error)}.") from None
     *parents, last = path.split(".")
     place: Any = tree
@@ -247,20 +260,20 @@ def _override(tree: dict[str, Any], text: str) -> None:
 
 
 def _step(place: Any, part: str, text: str) -> Any:
-    if isinstance(place, list):
-        return place[_position(place, part, text)]
-    child = place.get(part)
+    """One step into the tree. A component given by its bare name gets room for settings; a missing mapping is made."""
+    where: Any = _position(place, part, text) if isinstance(place, list) else part
+    child = place[where] if isinstance(place, list) else place.get(where)
     if child is None:
-        child = place[part] = {}
-    elif isinstance(child, str):  # a component given by its bare name gets settings now
-        child = place[part] = {child: {}}
+        child = place[where] = {}
+    elif isinstance(child, str):
+        child = place[where] = {child: {}}
     elif not isinstance(child, dict | list):
         raise RecipeError(f"--set {text}: {part!r} holds a plain value and has nothing inside.")
     return child
 
 
 def _position(place: list[Any], part: str, text: str) -> int:
-    if not part.isdigit() or int(part) >= len(place):
+    if not part.isdecimal() or int(part) >= len(place):
         raise RecipeError(f"--set {text}: {part!r} is not a position of that list; it has {len(place)} (counted from 0).")
     return int(part)
 

@@ -45,7 +45,7 @@ def content_key(**parts: Any) -> str:
 
 
 def _hashable(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.dtype != object:
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return [str(value.dtype), list(value.shape), digest]
     if isinstance(value, np.generic):
@@ -153,7 +153,7 @@ def _plain(value: Any) -> Any:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
 
 
 def _seal(folder: Path) -> None:
@@ -177,6 +177,8 @@ def _damage(folder: Path) -> str | None:
         sums: dict[str, str] = read_json(folder / MANIFEST)
     except (OSError, ValueError):
         return "its manifest can't be read"
+    if not isinstance(sums, dict):
+        return "its manifest is no list of files"
     for name, expected in sums.items():
         file = folder / name
         if not file.is_file():

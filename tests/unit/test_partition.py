@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 from fuseline.errors import RecipeError
-from fuseline.partition import PARTITIONS, Pool, Share, bootstrap, check_shares, deal, disjoint, full, hold_out, kfold, overlap
+from fuseline.partition import PARTITIONS, Pool, Share, bootstrap, check_shares, disjoint, full, hold_out, kfold, overlap
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -42,27 +42,6 @@ def units_of(pool: Pool, rows: NDArray[np.int64]) -> set[int]:
 
 def strata_of(pool: Pool, rows: NDArray[np.int64]) -> Counter[int]:
     return Counter(pool.strata[np.isin(pool.rows, rows)].tolist())
-
-
-# ----------------------------------------------------------------------------------------------------------------- deal
-
-
-@given(pools(), st.integers(2, 7), SEEDS)
-def test_dealing_keeps_units_together_and_hands_even(pool: Pool, hands: int, seed: int) -> None:
-    hand = deal(pool.strata, pool.units, hands, generator(seed))
-    assert all(len(set(hand[pool.units == unit])) == 1 for unit in set(pool.units))
-    first = np.unique(pool.units, return_index=True)[1]
-    for stratum in set(pool.strata[first]):
-        counts = np.bincount(hand[first][pool.strata[first] == stratum], minlength=hands)
-        assert counts.max() - counts.min() <= 1
-    counts = np.bincount(hand[first], minlength=hands)
-    assert counts.max() - counts.min() <= 1
-
-
-def test_dealing_depends_on_the_generator() -> None:
-    zeros, units = np.zeros(40, np.int64), np.arange(40)
-    assert (deal(zeros, units, 4, generator(1)) == deal(zeros, units, 4, generator(1))).all()
-    assert (deal(zeros, units, 4, generator(1)) != deal(zeros, units, 4, generator(2))).any()
 
 
 # ---------------------------------------------------------------------------------------------------------- every rule

@@ -6,6 +6,7 @@ Shapes: N rows; ``inputs`` as :meth:`Schema.encode` gives them; each target (N,)
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,9 @@ def _check(raw: Raw, data: Data, targets: Mapping[str, Target], columns: Mapping
     frame, where = raw.frame, raw.origin
     if not len(frame):
         raise DataError(f"{where}: there are no rows.")
+    for name in data.categorical:
+        if data.inputs is not None and name not in data.inputs:
+            raise DataError(f"{where}: data.categorical names {name!r}, which is not among data.inputs; add it there too.")
     needed = [*columns.values(), *(c for c in (data.id, data.split.column) if c), *(data.inputs or []), *data.categorical]
     for name in needed:
         if name not in frame.columns:
@@ -220,10 +224,13 @@ def _split_column(frame: pd.DataFrame, data: Data, where: str) -> NDArray[Any] |
         return as_words(column).to_numpy(str)
     if _is_number(column):
         return column.to_numpy(np.float64)
-    try:
-        return pd.to_datetime(column, utc=True).dt.tz_localize(None).to_numpy("datetime64[ns]").astype(np.int64)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{where}: split column {split.column!r} does not hold times: {error}.") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # pandas says that it tries each value by itself, which is what we want
+        times = pd.to_datetime(column, utc=True, errors="coerce")
+    if (lost := times.isna().to_numpy()).any():
+        row = int(lost.argmax())
+        raise DataError(f"{where}: split column {split.column!r}, row {row}: {column.iloc[row]!r} is not a time.")
+    return times.dt.tz_localize(None).to_numpy("datetime64[us]").astype(np.int64)
 
 
 def content_hash(schema: Schema, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint64]:
@@ -232,7 +239,7 @@ def content_hash(schema: Schema, inputs: Mapping[str, NDArray[Any]]) -> NDArray[
     Categories count by their word and not by their code, since codes shift as new words appear.
     """
     columns: list[NDArray[Any]] = []
-    for name, array in inputs.items():
+    for name, array in sorted(inputs.items()):
         if name == "categorical":
             for j, vocabulary in enumerate(schema.categorical.values()):
                 words = np.array([_word_hash("unknown"), _word_hash("missing"), *(_word_hash("=" + w) for w in vocabulary)])

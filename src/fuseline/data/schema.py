@@ -91,10 +91,18 @@ class Schema(Part):
             array = array[:, None]
         if array.ndim != 4 or array.shape[1:] != self.image:
             raise DataError(f"{where}: expected pictures of shape (N, {', '.join(map(str, self.image))}), not {array.shape}.")
-        if not np.isfinite(array).all():
-            row = int(np.argwhere(~np.isfinite(array))[0][0])
-            raise DataError(f"{where}: picture {row} holds a value that is not finite; mend or drop that row.")
-        return array.astype(self.image_dtype)
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"{where}: pictures hold numbers, not {array.dtype}.")
+        with np.errstate(over="ignore", invalid="ignore"):
+            stored = array.astype(self.image_dtype)
+        fits = np.isfinite(stored) if self.image_dtype == "float32" else stored == array
+        if not fits.all():
+            row, *place = np.argwhere(~fits)[0].tolist()
+            value = array[(row, *place)]
+            raise DataError(
+                f"{where}: picture {row} holds the value {value}, which is no finite {self.image_dtype}; mend that row."
+            )
+        return stored
 
 
 def as_words(column: pd.Series[Any]) -> pd.Series[Any]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import sklearn
 from numpy.typing import NDArray
+from pydantic import Field
 from sklearn import datasets
 
 from fuseline.component import Component
@@ -53,11 +54,7 @@ def from_npz(*, path: str, image: str | None = None, layout: Literal["auto", "fi
         layout: where the channel axis of a four-axis array stands; ``auto`` takes last if that axis has 1, 3 or 4 entries.
     """
     file = _existing(path)
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file}: not readable as npz without pickle: {error}.") from None
+    arrays = _npz_arrays(file)
     lengths = {name: len(array) if array.ndim else -1 for name, array in arrays.items()}
     if len(set(lengths.values())) != 1:
         listed = ", ".join(f"{n} {k}" for n, k in lengths.items())
@@ -73,7 +70,10 @@ def from_npz(*, path: str, image: str | None = None, layout: Literal["auto", "fi
         if array.ndim == 1:
             columns[name] = array
         elif array.ndim == 2:
-            columns |= {f"{name}_{j}": array[:, j] for j in range(array.shape[1])}
+            for j in range(array.shape[1]):
+                if f"{name}_{j}" in arrays:
+                    raise DataError(f"{file}: the array {f'{name}_{j}'!r} has the name of a column of {name!r}; rename one.")
+                columns[f"{name}_{j}"] = array[:, j]
     stack = None if chosen is None else _channels_first(arrays[chosen], layout, f"{file}: {chosen}")
     return Raw(pd.DataFrame(columns), str(file), stack)
 
@@ -82,24 +82,37 @@ def from_parquet(*, path: str) -> Raw:
     """A Parquet file, one row per row."""
     file = _existing(path)
     try:
-        return Raw(pd.read_parquet(file), str(file))
+        frame = pd.read_parquet(file)
     except (ValueError, OSError) as error:
         raise DataError(f"{file}: not readable as Parquet: {_first_line(error)}.") from None
+    return Raw(frame.set_axis(frame.columns.map(str), axis=1), str(file))
 
 
-def from_csv(*, path: str, separator: str = ",") -> Raw:
+def from_csv(*, path: str, separator: Annotated[str, Field(min_length=1, max_length=1)] = ",") -> Raw:
     """A CSV file with a header line; empty fields are missing values."""
     file = _existing(path)
     try:
-        return Raw(pd.read_csv(file, sep=separator), str(file))
-    except (ValueError, UnicodeDecodeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a line longer than the header would lose its end
+            frame = pd.read_csv(file, sep=separator, index_col=False, keep_default_na=False, na_values=[""])
+    except (ValueError, pd.errors.ParserWarning) as error:
         raise DataError(f"{file}: not readable as CSV: {_first_line(error)}.") from None
+    return Raw(frame, str(file))
 
 
 def origin_key(source: Component) -> str:
     """The hash of a source's settings and of the file it reads, or of scikit-learn's version for a bundled set."""
     path = source.settings.get("path")
     return content_key(source=source, content=sha256_of(_existing(path)) if path else sklearn.__version__)
+
+
+def _npz_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """Every array of an archive. A damaged one fails in as many ways as there are places for the damage."""
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:
+        raise DataError(f"{file}: not readable as npz without pickle: {_first_line(error)}.") from None
 
 
 def _existing(path: str) -> Path:
@@ -119,7 +132,7 @@ def _channels_first(array: NDArray[Any], layout: str, where: str) -> NDArray[Any
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 SOURCES: dict[str, Callable[..., Raw]] = {

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fuseline.data.dataset import Dataset
+from fuseline.data.dealing import deal
 from fuseline.errors import DataError
 from fuseline.recipe import Split as SplitSpec
 from fuseline.terms import Role
@@ -79,12 +80,9 @@ def _stable(dataset: Dataset, spec: SplitSpec) -> Roles:
 
 
 def _stratified(dataset: Dataset, spec: SplitSpec) -> Roles:
-    """Exact shares overall and within one row in each stratum; rows of equal content move as one."""
-    unit = units(dataset, spec)
-    _, first = np.unique(unit, return_index=True)
-    order = np.random.default_rng(spec.seed).permutation(len(first))
-    order = order[np.argsort(strata(dataset)[first][order], kind="stable")]
-    return _deal(order, spec)[unit]
+    """Exact shares overall and nearly so in each stratum; rows of equal content move as one."""
+    shares = [spec.train, spec.fusion, spec.calibration, spec.test]
+    return deal(strata(dataset), units(dataset, spec), shares, np.random.default_rng(spec.seed)).astype(np.int8)
 
 
 def _group(dataset: Dataset, spec: SplitSpec) -> Roles:
@@ -120,17 +118,6 @@ def _by_position(position: NDArray[np.float64], spec: SplitSpec) -> Roles:
     """Roles by a number in [0, 1): the protected roles come first, so that a larger share never takes rows from them."""
     edges = np.cumsum([spec.test, spec.calibration, spec.fusion])
     return (3 - np.searchsorted(edges, position, side="right")).astype(np.int8)
-
-
-def _deal(order: NDArray[np.int64], spec: SplitSpec) -> Roles:
-    """Roles for units in ``order``, spread evenly along it: at each step the role that is furthest behind its share."""
-    shares = np.array([spec.train, spec.fusion, spec.calibration, spec.test])
-    given, roles = np.zeros(4), np.empty(len(order), np.int8)
-    for step, unit in enumerate(order, start=1):
-        role = int(np.argmax(shares * step - given))
-        given[role] += 1
-        roles[unit] = role
-    return roles
 
 
 def _exclude_copies(roles: Roles, content: NDArray[np.uint64]) -> Roles:

@@ -208,4 +208,4 @@ def _macro(columns: Floats) -> Floats:
     known = ~np.isnan(columns)
     count = known.sum(1)
     total = np.where(known, columns, 0.0).sum(1)
-    return np.divide(total, count, out=np.full(len(columns), np.nan), where=count > 0)
+    return np.asarray(np.divide(total, count, out=np.full(len(columns), np.nan), where=count > 0))

@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from fuseline.bank import Bank
 from fuseline.component import Component
 from fuseline.data.dataset import Dataset
+from fuseline.data.dealing import deal
 from fuseline.data.split import Split
 from fuseline.evaluation.calibration import fit_calibration
 from fuseline.fusion.combine import COMBINERS, Combiner, combiner_name
 from fuseline.fusion.crossfit import Learnable, best_member, compare, fit, pick, summary
 from fuseline.fusion.rules import ON_FEATURES
-from fuseline.partition import Rows, deal
+from fuseline.partition import Rows
 from fuseline.seeding import FUSION, stream
 from fuseline.store import Store, code_version, content_key, read_json, write_json
 from fuseline.threads import limited_to
@@ -100,7 +101,7 @@ def learnable(bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, strata
         bank.outputs(spec.target, rows, features=on_features),
         torch.from_numpy(np.asarray(dataset.targets[spec.target])[rows]),
         np.isin(rows, split.rows("fusion")),
-        deal(strata[rows], units[rows], spec.folds, generator),
+        deal(strata[rows], units[rows], [1 / spec.folds] * spec.folds, generator),
     )
 
 

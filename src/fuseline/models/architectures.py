@@ -70,7 +70,7 @@ class CNN(nn.Module):
                 height, across = height // 2, across // 2
         flat = before * height * across
         layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(flat, features), nn.ReLU(), nn.Dropout(dropout)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # a step on a CPU takes a quarter less
         self.features = features
 
     def forward(self, batch: Batch) -> Tensor:

@@ -85,7 +85,8 @@ class Head(nn.Module):
         if self.kind == "regression":
             self.center.copy_(values.double().mean())
             spread = float(values.double().std(correction=0))
-            self.spread.fill_(spread if spread > 0 else 1.0)
+            constant = spread <= 1e-9 * float(values.double().abs().max())
+            self.spread.fill_(1.0 if constant else spread)
 
     def standardise(self, values: Tensor) -> Tensor:
         """What the loss compares with: codes as they are, values in standard units."""
@@ -96,7 +97,7 @@ class Head(nn.Module):
         return out
 
     def predict(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Probabilities (B, C) and nothing, or values (B, 1) and variances (B, 1), in float64."""
+        """Probabilities (B, C) and nothing, or values (B, 1) and variances (B, 1), computed in float64."""
         raw = raw.double()
         if self.kind == "classification":
             return raw.softmax(1), None

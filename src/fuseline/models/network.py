@@ -90,7 +90,7 @@ def mixture_variance(means: Tensor, variances: Tensor, weights: Tensor | None = 
     [2.0]
     """
     if weights is None:
-        weights = torch.full((len(means),), 1 / len(means), dtype=means.dtype)
+        weights = torch.full((len(means),), 1 / len(means), dtype=means.dtype, device=means.device)
     w = weights.reshape(-1, *[1] * (means.ndim - 1))
     center = (w * means).sum(0)
     return (w * (variances + (means - center) ** 2)).sum(0)

@@ -1,5 +1,10 @@
 """Tracking and registry: the only package that imports mlflow (but for the model file that MLflow itself loads)."""
 
 import os
+import warnings
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # must stand before mlflow is imported
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)  # mlflow warns of its own type hints while it is imported
+    import mlflow.pyfunc  # noqa: F401

@@ -136,7 +136,7 @@ def signature(schema: DataSchema) -> ModelSignature:
     if schema.image is not None:
         inputs = Schema([TensorSpec(np.dtype(schema.image_dtype), (-1, *schema.image))])
     else:
-        inputs = Schema([ColSpec(AnyType(), name) for name in schema.columns]  # type: ignore[no-untyped-call])
+        inputs = Schema([ColSpec(AnyType(), name) for name in schema.columns])  # type: ignore[no-untyped-call]
     outputs: list[ColSpec | TensorSpec] = []
     for target, its in schema.targets.items():
         outputs.append(ColSpec(_column_type(its.classes), target))

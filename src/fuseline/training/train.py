@@ -68,9 +68,7 @@ class Trained:
         return {"curve": [asdict(epoch) for epoch in self.curve], "best": self.best}
 
 
-def train(
-    dataset: Dataset, spec: TrainSpec, share: Share, seed: int, report: Callable[[Epoch], None] | None = None
-) -> Trained:
+def train(dataset: Dataset, spec: TrainSpec, share: Share, seed: int, report: Callable[[Epoch], None] | None = None) -> Trained:
     """Train a network on ``share.train`` and keep the epoch that did best on ``share.holdout``.
 
     The random streams of initialisation, order, augmentation and dropout all follow from ``seed``; the process's global
@@ -102,7 +100,7 @@ class _Trainer:
         self.network = network.to(device)
         self.optimizer = OPTIMIZERS[spec.optimizer.name](network.parameters(), **spec.optimizer.settings)
         self.count = len(share.train)
-        self.parts = max(1, round(self.count / spec.batch_size))
+        self.parts = max(1, self.count // spec.batch_size)  # no batch is smaller than asked for: batch norm needs two rows
         factor, settings = SCHEDULES[spec.schedule.name], spec.schedule.settings
         self.schedule = scheduler(self.optimizer, factor, spec.epochs * self.parts, **settings)
 

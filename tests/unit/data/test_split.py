@@ -215,14 +215,16 @@ SPECS = st.tuples(st.floats(0.02, 0.3), st.floats(0.02, 0.3), st.floats(0.02, 0.
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=5), SPECS)
-def test_stratified_shares_are_exact_within_rounding(dataset_of: DatasetOf, sizes: list[int], spec: Spec) -> None:
+def test_stratified_shares_are_exact_overall_and_nearly_so_in_each_stratum(
+    dataset_of: DatasetOf, sizes: list[int], spec: Spec
+) -> None:
     labels = np.random.default_rng(spec.seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
     roles = SPLITS["stratified"](dataset_of(np.arange(len(labels))[:, None], {"y": labels}), spec)
     for role, share in shares(spec).items():
         mine = roles == ROLES.index(role)
         assert abs(mine.sum() - share * len(labels)) <= 1, f"{role} overall"
         for label, size in enumerate(sizes):
-            assert abs(mine[labels == label].sum() - share * size) <= 1, f"{role} in stratum {label} of {size}"
+            assert abs(mine[labels == label].sum() - share * size) < 2, f"{role} in stratum {label} of {size}"
 
 
 def test_a_regression_is_stratified_by_its_quantiles(dataset_of: DatasetOf) -> None:

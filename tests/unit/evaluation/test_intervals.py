@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from fuseline.evaluation.intervals import Scores, interval, paired_gain, resamples, score
+from fuseline.evaluation.intervals import Scores, independent_rows, interval, paired_gain, resamples, score
 from fuseline.evaluation.metrics import LOWER_IS_BETTER, METRICS
 
 
@@ -61,7 +61,7 @@ def test_the_bootstrap_interval_covers_the_true_value_about_as_often_as_it_says(
     true, covered = np.sqrt(2 / np.pi), 0
     for _ in range(300):
         weights = resamples(np.arange(60), 200, rng)
-        found = interval(score("regression", np.zeros(60), rng.normal(size=(60, 1)), weights, ["mae"]), "mae", 0.9)
+        found = interval(score("regression", np.zeros(60), rng.normal(size=(60, 1)), weights, ["mae"], 60), "mae", 0.9)
         covered += found.low <= true <= found.high
     assert 0.82 <= covered / 300 <= 0.96
 
@@ -71,7 +71,7 @@ def test_the_bootstrap_interval_covers_the_true_value_where_rows_come_in_groups(
     units, true, covered = np.repeat(np.arange(40), 5), np.sqrt(2 / np.pi), 0
     for _ in range(200):
         values = rng.normal(size=40)[units][:, None]
-        scores = score("regression", np.zeros(200), values, resamples(units, 200, rng), ["mae"])
+        scores = score("regression", np.zeros(200), values, resamples(units, 200, rng), ["mae"], independent_rows(units))
         found = interval(scores, "mae", 0.9)
         covered += found.low <= true <= found.high
     assert 0.8 <= covered / 200 <= 0.97
@@ -83,7 +83,9 @@ def test_the_accuracy_interval_covers_the_true_value_where_rows_come_in_groups()
     for _ in range(50):
         right = (rng.random(40) < 0.8)[units]
         probabilities = np.where(right[:, None], [[0.9, 0.1]], [[0.1, 0.9]])
-        scores = score("classification", np.zeros(200, int), probabilities, resamples(units, 200, rng), ["accuracy"])
+        scores = score(
+            "classification", np.zeros(200, int), probabilities, resamples(units, 200, rng), ["accuracy"], independent_rows(units)
+        )
         found = interval(scores, "accuracy", 0.9)
         covered += found.low <= 0.8 <= found.high
     assert covered / 50 >= 0.75
@@ -96,7 +98,7 @@ def test_repeating_each_row_within_its_unit_does_not_narrow_the_interval(name):
     def width(copies):
         units = np.repeat(np.arange(60), copies)
         weights = resamples(units, 300, np.random.default_rng(5))
-        found = interval(score("classification", target[units], p[units], weights, [name]), name, 0.95)
+        found = interval(score("classification", target[units], p[units], weights, [name], independent_rows(units)), name, 0.95)
         return found.high - found.low
 
     assert width(4) == pytest.approx(width(1), rel=0.1)
@@ -148,7 +150,7 @@ def test_a_higher_level_gives_a_wider_interval():
 @pytest.mark.parametrize("kind", METRICS)
 def test_a_candidate_gains_exactly_nothing_over_itself(kind):
     target, _, bad = good_and_bad(kind)
-    scores = score(kind, target, bad, resamples(np.arange(120), 100, np.random.default_rng(6)), list(METRICS[kind]))
+    scores = score(kind, target, bad, resamples(np.arange(120), 100, np.random.default_rng(6)), list(METRICS[kind]), 120)
     assert all(paired_gain(scores, scores, name, 0.95) == (0, 0, 0) for name in METRICS[kind])
 
 
@@ -156,7 +158,7 @@ def test_a_candidate_gains_exactly_nothing_over_itself(kind):
 def test_a_gain_above_zero_is_better_whichever_way_the_metric_points(kind, name):
     target, good, bad = good_and_bad(kind)
     weights = resamples(np.arange(120), 100, np.random.default_rng(7))
-    better, worse = (score(kind, target, said, weights, [name]) for said in (good, bad))
+    better, worse = (score(kind, target, said, weights, [name], len(target)) for said in (good, bad))
     gain, loss = paired_gain(better, worse, name, 0.95), paired_gain(worse, better, name, 0.95)
     assert 0 < gain.low <= gain.value <= gain.high
     assert loss == pytest.approx((-gain.value, -gain.high, -gain.low))
@@ -174,7 +176,7 @@ def test_a_lower_bound_above_zero_is_rare_between_equal_models():
     promoted, bare = 0, 0
     for _ in range(200):
         weights, target = resamples(np.arange(80), 150, rng), np.zeros(80)
-        first, second = (score("regression", target, rng.normal(size=(80, 1)), weights, ["mae"]) for _ in range(2))
+        first, second = (score("regression", target, rng.normal(size=(80, 1)), weights, ["mae"], 80) for _ in range(2))
         gain = paired_gain(first, second, "mae", 0.9)
         promoted, bare = promoted + (gain.low > 0), bare + (gain.value > 0)
     assert bare / 200 > 0.4
