@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -35,7 +38,7 @@ def show_summary(summary: dict[str, Any], console: Console) -> None:
     aliases = ", ".join(registered["aliases"]) or "no alias"
     console.print(f"registered [bold]{registered['name']}[/bold] version {registered['version']} ({aliases})", highlight=False)
     console.print(f"{summary['trained']} members trained, {summary['reused']} reused; run {summary['run_id']}", highlight=False)
-    console.print("see it in MLflow: [bold]fuseline ui[/bold]", highlight=False)
+    console.print(f"see it in MLflow: [bold]{_command()} ui[/bold]", highlight=False)
 
 
 def show_plan(recipe: Recipe, statistics: dict[str, Any], console: Console) -> None:
@@ -76,6 +79,11 @@ def show_runs(runs: list[dict[str, Any]], console: Console) -> None:
                     run["started"], run["recipe"], target, part["rule"], metric, _score(score), run["version"], run["run_id"]
                 )
     console.print(table)
+
+
+def _command() -> str:
+    """How this command was called: by its name, or by its path where the shell would not find it."""
+    return "fuseline" if shutil.which("fuseline") else os.path.relpath(sys.argv[0])
 
 
 def _score(score: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from fuseline.errors import TrainingError
 from fuseline.recipe import Recipe
 from fuseline.report import summary
 from fuseline.store import home, locked, read_json
+from fuseline.training.worker import stop_all
 from tasks.bank import bank_members
 from tasks.evaluation import judge
 from tasks.fusion import fuse
@@ -20,7 +21,6 @@ from tasks.package import package, register_version
 from tasks.plan import plan_run
 from tasks.records import FailedMember, MemberRecord
 from tasks.tracking import fail_run, finish_run, start_run, track_fusions, track_member
-
 
 SUPERVISORS: Any = ThreadPoolTaskRunner(max_workers=64)
 """Threads that each watch over one worker process; how many processes run side by side, the recipe says."""
@@ -57,6 +57,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
                 result = summary.assemble(run.run_id, recipe.name, results, read_json(report.folder / "report.json"), version)
                 finish_run(plan, run, members, report, {**result, "timing": stages.seconds})
         except BaseException as error:
+            stop_all()
             fail_run(plan, run, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
     return {**result, "timing": stages.seconds}

@@ -245,11 +245,10 @@ def content_hash(schema: Schema, inputs: Mapping[str, NDArray[Any]]) -> NDArray[
                 words = np.array([_word_hash("unknown"), _word_hash("missing"), *(_word_hash("=" + w) for w in vocabulary)])
                 columns.append(words[array[:, j]][:, None].view(np.uint8))
         else:
-            flat = np.array(array.reshape(len(array), -1))
-            if flat.dtype.kind == "f":
-                flat[flat == 0] = 0  # -0.0 equals 0.0
-                flat[np.isnan(flat)] = np.nan  # one bit pattern for NaN
-            columns.append(np.ascontiguousarray(flat).view(np.uint8))
+            flat = array.reshape(len(array), -1).astype(np.float32)  # whatever the data are kept as
+            flat[flat == 0] = 0  # -0.0 equals 0.0
+            flat[np.isnan(flat)] = np.nan  # one bit pattern for NaN
+            columns.append(flat.view(np.uint8))
     rows = np.concatenate(columns, axis=1)
     digests = b"".join(hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
     return np.frombuffer(digests, np.uint64).copy()

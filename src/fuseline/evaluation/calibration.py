@@ -20,6 +20,7 @@ def fit_temperature(probabilities: Tensor, target: Tensor) -> float:
 
     Without a prior, rows that are all classified rightly would drive T to 0 and promise certainty; the prior fades as 1/B.
 
+    >>> import torch
     >>> p = torch.tensor([[0.9, 0.1]]).repeat(1000, 1)
     >>> y = torch.tensor([0] * 700 + [1] * 300)
     >>> 2.2 < fit_temperature(p, y) < 2.7

@@ -151,7 +151,7 @@ def combiner_name(combiner: Combiner) -> str:
 def temper(probabilities: Tensor, temperature: float | Tensor) -> Tensor:
     """softmax(log p / T) (Guo et al. 2017); T = 1 changes nothing, and no T changes which class is the most probable.
 
-    >>> temper(torch.tensor([[0.8, 0.2]]), 2.0).round(decimals=4).tolist()
+    >>> temper(torch.tensor([[0.8, 0.2]]).double(), 2.0).round(decimals=4).tolist()
     [[0.6667, 0.3333]]
     """
     return (probabilities.clamp(min=TINY).log() / temperature).softmax(1)

@@ -80,7 +80,7 @@ def simplex_squared_error(errors: Floats) -> Floats:
     Args:
         errors: each member's error, prediction − target (M, B).
 
-    >>> simplex_squared_error(np.array([[1.0, 1.0], [-1.0, -1.0]])).tolist()
+    >>> simplex_squared_error(np.array([[1.0, 1.0], [-1.0, -1.0]])).round(9).tolist()
     [0.5, 0.5]
     """
     size = np.sqrt((errors**2).mean())

@@ -9,7 +9,6 @@ from fuseline.package.files import load_description, load_ensemble
 from fuseline.package.predict import predict
 from fuseline.threads import limited_to
 
-
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # MLflow asks for type hints, which it would check rows by; we check them
 

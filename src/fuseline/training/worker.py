@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from fuseline.errors import FuselineError, TrainingError
 from fuseline.store import Store
@@ -20,6 +21,7 @@ from fuseline.training.train import Epoch
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([__name__])
+_live: set[Any] = set()
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def train_member(job: MemberJob, report: Callable[[Progress], None]) -> None:
     process = _context.Process(target=_work, args=(theirs, job), name=f"fuseline {job.name}")
     process.start()
     theirs.close()
+    _live.add(process)
     failure: str | None = None
     try:
         while True:
@@ -69,12 +72,19 @@ def train_member(job: MemberJob, report: Callable[[Progress], None]) -> None:
         if process.is_alive():
             process.kill()
             process.join()
+        _live.discard(process)
         ours.close()
     if failure is None and process.exitcode:
         code = process.exitcode
         failure = f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended with code {code}"
     if failure is not None:
         raise TrainingError(f"member {job.name!r}: {failure}")
+
+
+def stop_all() -> None:
+    """Kill every worker of this process, so that the threads that watch over them come to an end."""
+    for process in list(_live):
+        process.kill()
 
 
 def _work(connection: Connection, job: MemberJob) -> None:
