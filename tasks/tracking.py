@@ -17,7 +17,7 @@ from fuseline.recipe import dump_recipe
 from fuseline.report.environment import environment
 from fuseline.report.plots import draw_all
 from fuseline.report.summary import flat_metrics, winner
-from fuseline.store import content_key, read_json, write_json
+from fuseline.store import Store, code_version, content_key, read_json, write_json
 from fuseline.tracking.runs import ORIGIN, RECIPE, Tracker
 from fuseline.tracking.settings import Settings, load_settings
 from fuseline.training.replica import curve
@@ -124,8 +124,8 @@ def finish_run(
         folder = Path(temporary)
         write_json(folder / "report.json", numbers)
         write_json(folder / "summary.json", summary)
-        draw_all(numbers, {m.name: [curve(place) for place in m.folders] for m in members}, folder / "pictures")
         tracker.files(run.run_id, folder)
+    tracker.files(run.run_id, _pictures(members, report), "pictures")
     registered = summary["registered"]
     tags = {"fuseline.version": f"{registered['name']}/{registered['version']}"}
     tags |= {f"fuseline.best.{target}": rule for target, rule in summary["best"].items()}
@@ -141,6 +141,17 @@ def finish_run(
         create_link_artifact(
             f"{tracker.client.tracking_uri}/#/experiments/{tracker.experiment}/runs/{run.run_id}", key="mlflow-run"
         )
+
+
+def _pictures(members: Sequence[MemberRecord], report: StageRecord) -> Path:
+    """The pictures of a report, drawn once and kept in the store."""
+    key = content_key(report=report.folder.name, members=[m.keys for m in members], code=code_version("report"))
+
+    def build(folder: Path) -> None:
+        curves = {m.name: [curve(place) for place in m.folders] for m in members}
+        draw_all(read_json(report.folder / "report.json"), curves, folder)
+
+    return Store().make("pictures", key, build)[0]
 
 
 def fail_run(record: PlanRecord, run: RunRecord, reason: str, status: str = "FAILED") -> None:

@@ -380,7 +380,7 @@ TRAPS = st.sampled_from(
         "1_0",
     ]
 )
-LABELS = st.lists(WORDS | TRAPS | st.integers() | st.booleans(), min_size=2, max_size=4)
+LABELS = st.lists(WORDS | TRAPS | st.integers() | st.booleans(), min_size=2, max_size=4, unique_by=str)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
 

@@ -17,7 +17,6 @@ METRIC = {"classification": "log_loss", "regression": "rmse"}
 
 def draw_all(report: Mapping[str, Any], curves: Mapping[str, Sequence[Sequence[Epoch]]], folder: Path) -> None:
     """Write every picture as PNG: learning curves, and per target leaderboard, diversity, confusion and reliability."""
-    folder.mkdir(parents=True, exist_ok=True)
     _save(learning_curves(curves), folder / "learning_curves.png")
     for target, part in report["targets"].items():
         _save(leaderboard(target, part), folder / f"leaderboard-{target}.png")
