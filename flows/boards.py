@@ -45,15 +45,15 @@ def show_plan(recipe: Recipe, statistics: dict[str, Any], console: Console) -> N
     """Rows per role and member, balance, overlap, parameters and rough cost."""
     roles = Table(title=f"{recipe.name}: {statistics['rows']} rows, {statistics['excluded']} left out", title_justify="left")
     for column in ("role", "rows", "balance"):
-        roles.add_column(column)
+        roles.add_column(column, no_wrap=column != "balance")
     for role, part in statistics["roles"].items():
         roles.add_row(role, str(part["rows"]), _balance(part["balance"]))
     console.print(roles)
     members = Table(title=f"partition {recipe.partition.name}", title_justify="left")
-    for column in ("member", "replicas", "rows", "held out", "parameters", "rough cost", "balance"):
-        members.add_column(column)
+    for column in ("member", "replicas", "rows", "held out", "parameters", "cost", "balance"):
+        members.add_column(column, no_wrap=column != "balance")
     for name, part in statistics["members"].items():
-        cost = f"{statistics['rough_seconds'][name]:.0f} s"
+        cost = f"~{statistics['rough_seconds'][name]:.0f} s"
         numbers = (str(part["replicas"]), str(part["rows"]), str(part["holdout"]), f"{part['parameters']:,}", cost)
         members.add_row(name, *numbers, _balance(part["balance"]))
     console.print(members)
@@ -68,16 +68,15 @@ def show_plan(recipe: Recipe, statistics: dict[str, Any], console: Console) -> N
 
 
 def show_runs(runs: list[dict[str, Any]], console: Console) -> None:
-    """One line per run and target."""
+    """One line per run and target, with its first two headline metrics; ``--json`` has the runs' ids too."""
     table = Table()
-    for column in ("started", "recipe", "target", "rule", "metric", "value", "version", "run"):
-        table.add_column(column)
+    for column in ("started", "version", "target", "rule", "on the test rows"):
+        table.add_column(column, no_wrap=column != "on the test rows")
     for run in runs:
         for target, part in run["targets"].items():
-            for metric, score in part["metrics"].items():
-                table.add_row(
-                    run["started"], run["recipe"], target, part["rule"], metric, _score(score), run["version"], run["run_id"]
-                )
+            known = [name for name in HEADLINE if name in part["metrics"]][:2]
+            scores = ", ".join(f"{name} {_score(part['metrics'][name])}" for name in known)
+            table.add_row(run["started"], run["version"], target, part["rule"], scores)
     console.print(table)
 
 
@@ -97,6 +96,10 @@ def _score(score: dict[str, Any]) -> str:
 def _balance(balance: dict[str, Any]) -> str:
     parts = []
     for target, counts in balance.items():
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in counts.items())
+        numbers = f"{counts['mean']:.4g} ± {counts['deviation']:.4g}" if "deviation" in counts else _counts(counts)
         parts.append(f"{target}: {numbers}")
     return "; ".join(parts)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{label} {count}" for label, count in counts.items())

@@ -3,7 +3,9 @@
 import os
 import warnings
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # must stand before mlflow is imported
+# both must stand before mlflow is imported
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # mlflow warns of its own type hints while it is imported

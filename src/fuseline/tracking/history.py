@@ -11,7 +11,7 @@ from mlflow.entities import Run, ViewType
 from fuseline.tracking.runs import KIND, RECIPE
 from fuseline.tracking.settings import Settings
 
-HEADLINE = ("accuracy", "log_loss", "rmse", "r2")
+HEADLINE = ("accuracy", "log_loss", "rmse", "mae", "r2")
 
 
 def past_runs(settings: Settings, recipe: str | None, most: int) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,15 +116,17 @@ def _new_version(
 def save_model(package: Path, schema: DataSchema, example: pd.DataFrame | NDArray[Any], place: Path) -> None:
     """Write a package as an MLflow model that carries its code: models-from-code, safetensors and JSON, no pickle."""
     code = Path(fuseline.__file__).parent
-    mlflow.pyfunc.save_model(
-        str(place),
-        python_model=str(code / "package" / "pyfunc_model.py"),
-        artifacts={"ensemble": str(package)},
-        code_paths=[str(code)],
-        signature=signature(schema),
-        input_example=example,
-        pip_requirements=requirements(),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # MLflow asks for type hints; the signature says it all
+        mlflow.pyfunc.save_model(
+            str(place),
+            python_model=str(code / "package" / "pyfunc_model.py"),
+            artifacts={"ensemble": str(package)},
+            code_paths=[str(code)],
+            signature=signature(schema),
+            input_example=example,
+            pip_requirements=requirements(),
+        )
 
 
 def signature(schema: DataSchema) -> ModelSignature:
