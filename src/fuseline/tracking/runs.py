@@ -6,6 +6,7 @@ that holds its content key: one that never finished is continued, one that finis
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import socket
@@ -41,7 +42,8 @@ class Tracker:
         if found is not None:
             return str(found.experiment_id)
         place = str(Path(settings.tracking.artifact_location) / name) if settings.is_local else None
-        return str(self.client.create_experiment(name, artifact_location=place))
+        pages = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow shows the pages of language models first
+        return str(self.client.create_experiment(name, artifact_location=place, tags=pages))
 
     def start(self, name: str, kind: str, key: str, parent: str | None = None) -> str:
         """The id of a running run: an unfinished one of the same kind, key and parent, or a new one."""
@@ -52,7 +54,7 @@ class Tracker:
             self.client.update_run(run_id, status="RUNNING")
             self.client.set_tag(run_id, ATTEMPT, str(attempt))
             return run_id
-        tags = {KIND: kind, KEY: key, ATTEMPT: "1", "mlflow.user": _user()}
+        tags = {KIND: kind, KEY: key, ATTEMPT: "1", "mlflow.user": getpass.getuser()}
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
         if parent is None:
@@ -122,7 +124,3 @@ def flatten(tree: Any, path: str = "") -> dict[str, Any]:
 
 def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
-
-
-def _user() -> str:
-    return os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown"
