@@ -49,6 +49,7 @@ def show_plan(recipe: Recipe, statistics: dict[str, Any], console: Console) -> N
     for role, part in statistics["roles"].items():
         roles.add_row(role, str(part["rows"]), _balance(part["balance"]))
     console.print(roles)
+    console.print("inputs: " + ", ".join(statistics["inputs"]), highlight=False)
     members = Table(title=f"partition {recipe.partition.name}", title_justify="left")
     for column in ("member", "replicas", "rows", "held out", "parameters", "cost", "balance"):
         members.add_column(column, no_wrap=column != "balance")

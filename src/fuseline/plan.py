@@ -52,7 +52,7 @@ class Plan:
     @classmethod
     def open(cls, folder: Path) -> Plan:
         meta = read_json(folder / "plan.json")
-        data = Path(meta["data"])
+        data = folder.parents[1] / "data" / meta["data"]
         rows = np.load(folder / "shares.npz", allow_pickle=False)
         members = {
             name: [
@@ -128,7 +128,7 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
             },
         )
         meta = {name: [{"spec": j.spec, "seed": j.seed} for j in jobs] for name, jobs in members.items()}
-        write_json(folder / "plan.json", {"recipe": recipe, "data": str(store.path("data", dataset.key)), "members": meta})
+        write_json(folder / "plan.json", {"recipe": recipe, "data": dataset.key, "members": meta})
         tables(dataset, split_, members, folder)
         write_json(folder / "statistics.json", statistics(dataset, split_, members))
 
@@ -139,9 +139,13 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
 def _check_targets(recipe: Recipe) -> None:
     for name, target in recipe.targets.items():
         rules_for(recipe, name)
-        for metric in [*(target.metrics or []), *recipe.registry.floors.get(name, {})]:
+        for metric in target.metrics or []:
             if metric not in METRICS[target.kind]:
-                raise RecipeError(f"targets.{name}: the metric {unknown(metric, list(METRICS[target.kind]))}")
+                raise RecipeError(f"targets.{name}.metrics: the metric {unknown(metric, list(METRICS[target.kind]))}")
+        judged = target.metrics or list(METRICS[target.kind])
+        for metric in recipe.registry.floors.get(name, {}):
+            if metric not in judged:
+                raise RecipeError(f"registry.floors.{name}: the metric {unknown(metric, judged)}")
 
 
 def _check_rows(recipe: Recipe, dataset: Dataset, split_: Split, shares: Shares) -> None:
@@ -246,8 +250,10 @@ def tables(dataset: Dataset, split_: Split, members: dict[str, list[ReplicaJob]]
 def statistics(dataset: Dataset, split_: Split, members: dict[str, list[ReplicaJob]]) -> dict[str, Any]:
     """Rows and balance per role and per member, the members' pairwise overlap, and their parameters."""
     shares = [[job.share for job in jobs] for jobs in members.values()]
+    schema = dataset.schema
     return {
         "rows": len(dataset),
+        "inputs": [f"pictures {schema.image}"] if schema.image else schema.columns,
         "excluded": len(split_.excluded),
         "roles": {role: {"rows": len(rows), **_balance(dataset, rows)} for role in ROLES for rows in [split_.rows(role)]},
         "members": {
