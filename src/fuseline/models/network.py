@@ -39,20 +39,21 @@ class Network(nn.Module):
         self.preprocessing = Preprocessing(schema)
         self.backbone = ARCHITECTURES[spec.architecture.name](schema, **spec.architecture.settings)
         width = int(self.backbone.features)  # type: ignore[arg-type]
-        self.heads = nn.ModuleDict()
+        self.targets = list(schema.targets)  # heads stand in this order: a module can't be called by every name
+        self.heads = nn.ModuleList()
         for name, target in schema.targets.items():
             component = spec.heads[name]
-            self.heads[name] = Head(target, HEADS[component.name](width, Head.outputs(target), **component.settings))
+            self.heads.append(Head(target, HEADS[component.name](width, Head.outputs(target), **component.settings)))
 
     def head(self, target: str) -> Head:
-        head = self.heads[target]
+        head = self.heads[self.targets.index(target)]
         assert isinstance(head, Head)
         return head
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Features (B, D) and each head's raw output."""
         features: Tensor = self.backbone(self.preprocessing(batch))
-        return features, {name: head(features) for name, head in self.heads.items()}
+        return features, {name: head(features) for name, head in zip(self.targets, self.heads, strict=True)}
 
     def say(self, batch: Batch) -> Said:
         features, raw = self(batch)

@@ -29,18 +29,19 @@ class Answer(NamedTuple):
 class Ensemble(nn.Module):
     """Raw batch → per target an :class:`Answer`, in float64."""
 
-    def __init__(self, schema: Schema, members: dict[str, Replicated], combiners: dict[str, Combiner], numbers: dict[str, float]):
+    def __init__(self, schema: Schema, members: list[Replicated], combiners: dict[str, Combiner], numbers: dict[str, float]):
         super().__init__()
         self.schema = schema
-        self.members = nn.ModuleDict(members)
-        self.combiners = nn.ModuleDict(combiners)
+        self.members = nn.ModuleList(members)
+        self.targets = list(combiners)
+        self.combiners = nn.ModuleList(combiners.values())
         self.numbers = numbers
 
     def forward(self, batch: Batch) -> dict[str, Answer]:
-        said: list[Said] = [member(batch) for member in self.members.values()]
+        said: list[Said] = [member(batch) for member in self.members]
         features = torch.cat([s.features for s in said], 1).double()
         answers = {}
-        for target, combiner in self.combiners.items():
+        for target, combiner in zip(self.targets, self.combiners, strict=True):
             values = torch.stack([s.values[target] for s in said]).double()
             variances = torch.stack([s.variances[target] for s in said]).double() if target in said[0].variances else None
             outputs = Outputs(values, variances, features)

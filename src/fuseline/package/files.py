@@ -79,12 +79,12 @@ def load_ensemble(folder: Path) -> Ensemble:
     def part(prefix: str) -> dict[str, Any]:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
-    members = {}
+    members = []
     for m, member in enumerate(description.members):
         networks = [Network(description.schema_, member.network) for _ in range(member.replicas)]
         for k, network in enumerate(networks):
             network.load_state_dict(part(f"members/{m}/{k}/"))
-        members[member.name] = Replicated(networks)
+        members.append(Replicated(networks))
     combiners = {name: COMBINERS[t.combiner](part(f"combiners/{name}/")) for name, t in description.targets.items()}
     numbers = {name: target.number for name, target in description.targets.items()}
     return Ensemble(description.schema_, members, combiners, numbers).eval()
