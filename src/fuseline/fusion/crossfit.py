@@ -80,9 +80,9 @@ def row_scores(fused: Fused, target: Tensor) -> Floats:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The rules compared on the same rows: each one's mean loss, and its difference to the best with its standard error."""
+    """The rules compared on the same rows (n,): each one's mean loss, and its difference to the best with its standard error."""
 
-    rows: int
+    rows: NDArray[np.int64]
     table: dict[str, dict[str, float]]
     best: str
     chosen: str
@@ -112,7 +112,7 @@ def compare(rules: Sequence[Component], learnable: Learnable, seed: np.random.Se
         table[name] = {"loss": float(score.mean()), "gap": float(gap.mean()), "standard_error": error}
         if chosen is None and gap.mean() <= error:
             chosen = name
-    return Comparison(len(common), table, best, chosen or best)
+    return Comparison(common, table, best, chosen or best)
 
 
 def best_member(learnable: Learnable, common: NDArray[np.int64]) -> int:
@@ -141,7 +141,7 @@ def _common(rules: Sequence[Component], learnable: Learnable) -> NDArray[np.int6
 
 def summary(comparison: Comparison) -> dict[str, Any]:
     return {
-        "rows": comparison.rows,
+        "rows": len(comparison.rows),
         "best": comparison.best,
         "chosen": comparison.chosen,
         "rules": comparison.table,

@@ -127,7 +127,6 @@ def fuse_target(
         pool = learnable(bank, dataset, split, spec, strata, units)
         seed = stream(spec.seed, FUSION, 1)
         comparison = compare(spec.rules, pool, seed)
-        common = np.flatnonzero(pool.held_out) if comparison.rows < len(pool.target) else np.arange(len(pool.target))
         fitted = {rule.name: fit(rule, pool, seed) for rule in spec.rules}
         numbers = _calibrate(bank, dataset, split, spec, fitted)
         singles = _calibrate(bank, dataset, split, spec, {n: pick(i, len(bank.members)) for i, n in enumerate(bank.members)})
@@ -144,7 +143,7 @@ def fuse_target(
                 ],
                 "members": [{"name": name, "number": singles[name]} for name in bank.members],
                 "comparison": {**summary(comparison), "learnt_from": len(pool.target)},
-                "best_member": best_member(pool, common),
+                "best_member": best_member(pool, comparison.rows),
             },
         )
 
