@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,4 +95,4 @@ def ui(port: Annotated[int | None, typer.Option(help="Another port than mlflow.y
         from flows.ui import serve_ui
         from fuseline.tracking.settings import load_settings
 
-        sys.exit(serve_ui(load_settings(), port))
+        serve_ui(load_settings(), port)

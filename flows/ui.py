@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+from typing import NoReturn
 
 from fuseline.errors import UserError
 from fuseline.tracking.settings import Settings
 
 
-def serve_ui(settings: Settings, port: int | None) -> int:
-    """Run ``mlflow server`` on the local store until it is stopped; its exit code.
+def serve_ui(settings: Settings, port: int | None) -> NoReturn:
+    """Become ``mlflow server`` on the local store.
 
     Raises:
         UserError: runs go through a server, which has pages of its own.
@@ -23,4 +23,4 @@ def serve_ui(settings: Settings, port: int | None) -> int:
     command += ["--host", settings.ui.host, "--port", str(port or settings.ui.port)]
     command += ["--default-artifact-root", settings.tracking.artifact_location]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603
+    os.execve(sys.executable, command, environment)  # noqa: S606
