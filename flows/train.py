@@ -12,11 +12,10 @@ from fuseline.errors import TrainingError
 from fuseline.recipe import Recipe
 from fuseline.report import summary
 from fuseline.store import home, locked, read_json
-from fuseline.training.worker import stop_all
 from tasks.bank import bank_members
 from tasks.evaluation import judge
 from tasks.fusion import fuse
-from tasks.members import train as train_member
+from tasks.members import stop, train_member
 from tasks.package import package, register_version
 from tasks.plan import plan_run
 from tasks.records import FailedMember, MemberRecord
@@ -57,7 +56,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
                 result = summary.assemble(run.run_id, recipe.name, results, read_json(report.folder / "report.json"), version)
                 finish_run(plan, run, members, report, {**result, "timing": stages.seconds})
         except BaseException as error:
-            stop_all()
+            stop(plan)
             fail_run(plan, run, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
     return {**result, "timing": stages.seconds}

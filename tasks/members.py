@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from typing import Any
 from uuid import UUID
@@ -16,15 +15,16 @@ from prefect.states import Completed
 from fuseline.plan import Plan
 from fuseline.store import Store
 from fuseline.training.replica import KIND
-from fuseline.training.worker import Progress, train_member
+from fuseline.training.worker import Progress, Workers
 from tasks.progress import tell
 from tasks.records import MemberRecord, PlanRecord
 
-_slots: dict[int, threading.BoundedSemaphore] = {}
+_workers: dict[str, Workers] = {}
+"""The worker processes of each run in this process, by the key of its plan."""
 
 
 @task(name="train member", task_run_name="train {member}", cache_policy=NO_CACHE, persist_result=False)
-def train(record: PlanRecord, member: str) -> Any:
+def train_member(record: PlanRecord, member: str) -> Any:
     """Train the member's replicas that the store lacks, with a progress artifact; ends as ``Reused`` if it lacks none."""
     plan, store = Plan.open(record.folder), Store()
     jobs = plan.members[member]
@@ -32,15 +32,22 @@ def train(record: PlanRecord, member: str) -> Any:
     missing = sum(store.find(KIND, key) is None for key in keys)
     started = time.perf_counter()
     if missing:
-        with _slot(plan.recipe.training.processes or max(1, (os.cpu_count() or 1) // plan.recipe.training.threads)):
-            train_member(plan.job(member, store), _Reporter(member))
+        workers = _workers.setdefault(record.key, Workers(_processes(plan)))
+        workers.train(plan.job(member, store), _Reporter(member))
     done = MemberRecord(member, keys, tuple(store.path(KIND, key) for key in keys), missing, time.perf_counter() - started)
     return done if missing else Completed(name="Reused", data=done)
 
 
-def _slot(processes: int) -> threading.BoundedSemaphore:
-    """A place among the worker processes that may run side by side."""
-    return _slots.setdefault(processes, threading.BoundedSemaphore(processes))
+def stop(record: PlanRecord) -> None:
+    """Stop the run's worker processes, and forget them."""
+    workers = _workers.pop(record.key, None)
+    if workers is not None:
+        workers.stop()
+
+
+def _processes(plan: Plan) -> int:
+    training = plan.recipe.training
+    return training.processes or max(1, (os.cpu_count() or 1) // training.threads)
 
 
 class _Reporter:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -21,7 +22,6 @@ from fuseline.training.train import Epoch
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([__name__])
-_live: set[Any] = set()
 
 
 @dataclass(frozen=True)
@@ -45,46 +45,64 @@ class Progress:
     epochs: int
 
 
-def train_member(job: MemberJob, report: Callable[[Progress], None]) -> None:
-    """Train a member's replicas in a worker process, and wait.
+class Workers:
+    """The worker processes of one run: so many side by side, and all of them stopped at once."""
 
-    Raises:
-        TrainingError: names the member and says why it ended: what went wrong inside, or the signal that killed it.
-    """
-    ours, theirs = _context.Pipe(duplex=False)
-    process = _context.Process(target=_work, args=(theirs, job), name=f"fuseline {job.name}")
-    process.start()
-    theirs.close()
-    _live.add(process)
-    failure: str | None = None
-    try:
-        while True:
-            try:
-                message = ours.recv()
-            except EOFError:
-                break
-            if isinstance(message, str):
-                failure = message
-            else:
-                report(message)
-        process.join()
-    finally:
-        if process.is_alive():
+    def __init__(self, processes: int) -> None:
+        self._slots = threading.BoundedSemaphore(processes)
+        self._live: set[Any] = set()
+        self._stopped = False
+
+    def train(self, job: MemberJob, report: Callable[[Progress], None]) -> None:
+        """Wait for a slot, train a member's replicas in a process of its own, and wait for its end.
+
+        Raises:
+            TrainingError: names the member and says why it ended: what went wrong inside, or the signal that killed it.
+        """
+        with self._slots:
+            if self._stopped:
+                raise TrainingError(f"member {job.name!r}: the run was stopped")
+            failure = self._supervise(job, report)
+        if failure is not None:
+            raise TrainingError(f"member {job.name!r}: {failure}")
+
+    def stop(self) -> None:
+        """Kill the workers, and start no more; the threads that watch over them come to an end."""
+        self._stopped = True
+        for process in list(self._live):
             process.kill()
+
+    def _supervise(self, job: MemberJob, report: Callable[[Progress], None]) -> str | None:
+        ours, theirs = _context.Pipe(duplex=False)
+        process = _context.Process(target=_work, args=(theirs, job), name=f"fuseline {job.name}")
+        process.start()
+        theirs.close()
+        self._live.add(process)
+        failure: str | None = None
+        try:
+            while True:
+                try:
+                    message = ours.recv()
+                except EOFError:
+                    break
+                if isinstance(message, str):
+                    failure = message
+                else:
+                    report(message)
             process.join()
-        _live.discard(process)
-        ours.close()
-    if failure is None and process.exitcode:
-        code = process.exitcode
-        failure = f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended with code {code}"
-    if failure is not None:
-        raise TrainingError(f"member {job.name!r}: {failure}")
+        finally:
+            if process.is_alive():
+                process.kill()
+                process.join()
+            self._live.discard(process)
+            ours.close()
+        return failure or _ending(process.exitcode or 0)
 
 
-def stop_all() -> None:
-    """Kill every worker of this process, so that the threads that watch over them come to an end."""
-    for process in list(_live):
-        process.kill()
+def _ending(code: int) -> str | None:
+    if code < 0:
+        return f"its process was killed by {signal.Signals(-code).name}"
+    return f"its process ended with code {code}" if code else None
 
 
 def _work(connection: Connection, job: MemberJob) -> None:
