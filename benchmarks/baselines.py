@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -48,7 +49,7 @@ from fuseline.seeding import EVALUATION, stream
 from fuseline.store import Store, home
 from fuseline.threads import limited_to
 from fuseline.training.replica import KIND
-from fuseline.training.worker import Progress, train_member
+from fuseline.training.worker import Progress, Workers
 
 Floats = NDArray[np.floating[Any]]
 
@@ -115,8 +116,9 @@ class Line:
 def train(plan: Plan, store: Store) -> list[BankedMember]:
     """Train every member in a worker process of its own, as many side by side as the recipe or the machine allows."""
     side_by_side = plan.recipe.training.processes or max(1, (os.cpu_count() or 1) // plan.recipe.training.threads)
-    with ThreadPoolExecutor(side_by_side) as pool:
-        list(pool.map(lambda name: train_member(plan.job(name, store), _silent), plan.members))
+    workers = Workers(side_by_side)
+    with ThreadPoolExecutor(len(plan.members)) as pool:
+        list(pool.map(lambda name: workers.train(plan.job(name, store), _silent), plan.members))
     return banked(plan, store)
 
 
@@ -227,40 +229,42 @@ def medians(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 
 def board(lines: Sequence[Line]) -> Table:
-    """One row per recipe, split seed and target."""
+    """One row per recipe, split seed, target and rival."""
     table = Table(title="The chosen fusion beside scikit-learn's baselines, on the test rows")
-    for name in ("recipe", "seed", "target", "rows", "rule", "metric", "fusion"):
-        table.add_column(name, justify="right" if name in ("seed", "rows") else "left")
-    for name in ("Dummy", "gain over Dummy", "linear model", "gain over the linear model", "verdict"):
-        table.add_column(name)
+    for name in ("recipe", "seed", "target", "rule", "metric", "fusion", "rival", "its value", "gain over it", "verdict"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "seed" else "left")
     for line in lines:
-        dummy, linear = line.rivals
-        cells = [shown(line.value), shown(dummy.value), shown(dummy.gain), shown(linear.value), shown(linear.gain)]
-        table.add_row(line.recipe, str(line.seed), line.target, str(line.rows), line.chosen, line.metric, *cells, verdict(line))
+        own = [line.recipe, str(line.seed), line.target, line.chosen, line.metric, shown(line.value)]
+        for rival in line.rivals:
+            table.add_row(*own, rival.name, shown(rival.value), shown(rival.gain), rival.verdict)
+            own = [""] * len(own)
     return table
 
 
 def summary(lines: Sequence[Line]) -> Table:
-    """One row per recipe and target: medians over the seeds."""
+    """One row per recipe and target: medians over the split seeds, and on how many of them it held."""
     table = Table(title="Medians over the split seeds")
-    for name in ("recipe", "target", "fusion", "Dummy", "linear model", "gain over it", "holds"):
-        table.add_column(name)
+    for name in ("recipe", "target", "fusion", "Dummy", "gain over it", "linear model", "gain over it", "holds"):
+        table.add_column(name, no_wrap=True)
     for row in medians(lines):
         fusion = ", ".join(f"{name} {value:.4g}" for name, value in row["fusion"].items())
-        dummy, linear = row["rivals"].values()
-        numbers = [f"{dummy['value']:.4g}", f"{linear['value']:.4g}", f"{linear['gain']:.4g}"]
-        table.add_row(row["recipe"], row["target"], fusion, *numbers, f"{row['holds']} of {row['seeds']}")
+        rivals = [f"{rival[name]:.4g}" for rival in row["rivals"].values() for name in ("value", "gain")]
+        table.add_row(row["recipe"], row["target"], fusion, *rivals, f"{row['holds']} of {row['seeds']}")
     return table
 
 
 def shown(found: Interval) -> str:
-    return f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}]"
+    return f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]"
 
 
-def verdict(line: Line) -> str:
-    """``holds`` or ``FAILS``, then what can be said of the fusion against each rival."""
-    words = "; ".join(f"{rival.name}: {rival.verdict}" for rival in line.rivals)
-    return f"{'holds' if line.holds else 'FAILS'} ({words})"
+def show(lines: Sequence[Line]) -> None:
+    """Both tables and one sentence; a file or a pipe gets room for whole lines."""
+    screen = Console()
+    if not screen.is_terminal:
+        screen.width = 180
+    screen.print(board(lines), summary(lines), sep="\n")
+    held = f"{sum(line.holds for line in lines)} of {len(lines)} hold"
+    screen.print(f"{held}: ahead of Dummy, and not worse than the linear model by the paired interval.", highlight=False)
 
 
 @contextmanager
@@ -274,27 +278,31 @@ def workplace() -> Iterator[Store]:
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; recipes may stand before or after the seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="*", type=Path, help="recipe files (default: all of recipes/)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="split seeds")
+    parser.add_argument("recipes", nargs="*", help="recipe files (default: all of recipes/)")
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2", "3", "4"], help="split seeds (default: 0 to 4)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
-    return parser.parse_intermixed_args(given)
+    asked = parser.parse_args(given)
+    recipes = [*asked.recipes, *(word for word in asked.seeds if not word.isdecimal())]  # --seeds takes all that follow it
+    asked.recipes = [Path(name) for name in recipes] or sorted(RECIPES.glob("*.yaml"))
+    asked.seeds = [int(word) for word in asked.seeds if word.isdecimal()]
+    return asked
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    asked, screen, messages = arguments(given), Console(), Console(stderr=True)
+    """Measure, print both tables, write the JSON; returns the exit code."""
+    asked, messages = arguments(given), Console(stderr=True)
     lines: list[Line] = []
     try:
         with workplace() as store:
-            for path in asked.recipes or sorted(RECIPES.glob("*.yaml")):
-                for seed in asked.seeds:
-                    lines += measure(path, seed, store)
-                    messages.print(f"{path.stem}, split seed {seed}: members trained in {lines[-1].seconds} s", highlight=False)
+            for path, seed in product(asked.recipes, asked.seeds):
+                lines += measure(path, seed, store)
+                messages.print(f"{path.stem}, split seed {seed}: members trained in {lines[-1].seconds} s", highlight=False)
     except FuselineError as error:
         messages.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         return error.exit_code
-    screen.print(board(lines), summary(lines), sep="\n")
-    screen.print(f"{sum(line.holds for line in lines)} of {len(lines)} comparisons hold.", highlight=False)
+    show(lines)
     if asked.json is not None:
         found = {"lines": [line.plain() for line in lines], "medians": medians(lines)}
         asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
