@@ -75,7 +75,7 @@ def show_runs(runs: list[dict[str, Any]], console: Console) -> None:
         table.add_column(column, no_wrap=column != "on the test rows")
     for run in runs:
         for target, part in run["targets"].items():
-            known = [name for name in HEADLINE if name in part["metrics"]][:2]
+            known = ([name for name in HEADLINE if name in part["metrics"]] or list(part["metrics"]))[:2]
             scores = ", ".join(f"{name} {_score(part['metrics'][name])}" for name in known)
             table.add_row(run["started"], run["version"], target, part["rule"], scores)
     console.print(table)

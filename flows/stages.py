@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,4 +26,6 @@ class Stages:
 
     @staticmethod
     def waiting(holder: str) -> None:
-        get_run_logger().warning("the same recipe is being run by %s; waiting until it has finished", holder)
+        text = f"the same recipe is being run by {holder}; waiting until it has finished"
+        get_run_logger().warning(text)
+        print(text, file=sys.stderr)  # the command keeps Prefect's own messages off the screen

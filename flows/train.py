@@ -19,7 +19,7 @@ from tasks.members import stop, train_member
 from tasks.package import package, register_version
 from tasks.plan import plan_run
 from tasks.records import FailedMember, MemberRecord
-from tasks.tracking import fail_run, finish_run, start_run, track_fusions, track_member
+from tasks.tracking import fail_run, finish_run, start_run, track_fusions, track_member, track_scores
 
 SUPERVISORS: Any = ThreadPoolTaskRunner(max_workers=64)
 """Threads that each watch over one worker process; how many processes run side by side, the recipe says."""
@@ -38,7 +38,9 @@ def train(recipe: Recipe) -> dict[str, Any]:
             with stages("train"):
                 futures = [train_member.submit(plan, member) for member in plan.members]
                 results = [outcome(future, member) for future, member in zip(futures, plan.members, strict=True)]
-                members = all_trained(results)
+            with stages("track"):
+                children = {result.name: track_member(plan, run, result) for result in results}
+            members = all_trained(results)
             with stages("bank"):
                 bank = bank_members(plan, members)
             with stages("fuse"):
@@ -50,8 +52,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
             with stages("register"):
                 version = register_version(plan, run, report, packaged)
             with stages("track"):
-                for member in members:
-                    track_member(plan, run, member, report)
+                track_scores(plan, report, children)
                 track_fusions(plan, run, report)
                 result = summary.assemble(run.run_id, recipe.name, results, read_json(report.folder / "report.json"), version)
                 finish_run(plan, run, members, report, {**result, "timing": stages.seconds})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 from uuid import UUID
 
@@ -29,13 +28,13 @@ def train_member(record: PlanRecord, member: str) -> Any:
     plan, store = Plan.open(record.folder), Store()
     jobs = plan.members[member]
     keys = tuple(job.key(plan.dataset) for job in jobs)
-    missing = sum(store.find(KIND, key) is None for key in keys)
-    started = time.perf_counter()
+    missing = any(store.find(KIND, key) is None for key in keys)
+    trained = 0
     if missing:
         workers = _workers.setdefault(record.key, Workers(_processes(plan)))
-        workers.train(plan.job(member, store), _Reporter(member))
-    done = MemberRecord(member, keys, tuple(store.path(KIND, key) for key in keys), missing, time.perf_counter() - started)
-    return done if missing else Completed(name="Reused", data=done)
+        trained = workers.train(plan.job(member, store), _Reporter(member))
+    done = MemberRecord(member, keys, tuple(store.path(KIND, key) for key in keys), trained)
+    return done if trained else Completed(name="Reused", data=done)
 
 
 def stop(record: PlanRecord) -> None:

@@ -18,13 +18,12 @@ class PlanRecord:
 
 @dataclass(frozen=True)
 class MemberRecord:
-    """A member that stands in the store: its replicas' keys and folders, how many were trained now, and in what time."""
+    """A member that stands in the store: its replicas' keys and folders, and how many of them were trained now."""
 
     name: str
     keys: tuple[str, ...]
     folders: tuple[Path, ...]
     trained: int
-    seconds: float
 
     @property
     def status(self) -> str:

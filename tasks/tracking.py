@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from fuseline.store import Store, code_version, content_key, read_json, write_js
 from fuseline.tracking.runs import ORIGIN, RECIPE, Tracker
 from fuseline.tracking.settings import Settings, load_settings
 from fuseline.training.replica import curve
-from tasks.records import MemberRecord, PlanRecord, RunRecord, StageRecord
+from tasks.records import FailedMember, MemberRecord, PlanRecord, RunRecord, StageRecord
 
 
 def tracker_of(plan: Plan) -> Tracker:
@@ -42,7 +42,7 @@ def start_run(record: PlanRecord) -> RunRecord:
     tracker.tags(run_id, {RECIPE: recipe.name, "mlflow.note.content": recipe.description})
     tracker.params(run_id, recipe.model_dump(mode="json"))
     statistics = read_json(record.folder / "statistics.json")
-    tracker.dataset(run_id, recipe.name, data.fingerprint, data.origin, data.schema.model_dump_json(), f'{{"rows": {len(data)}}}')
+    tracker.dataset(run_id, recipe.name, data.fingerprint, data.origin, data.schema)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
@@ -55,18 +55,19 @@ def start_run(record: PlanRecord) -> RunRecord:
 
 
 @task(name="track a member", task_run_name="track {member.name}", cache_policy=NO_CACHE, persist_result=False)
-def track_member(record: PlanRecord, run: RunRecord, member: MemberRecord, report: StageRecord) -> str:
-    """A member's child run: its settings, learning curves and test metrics, and where it was trained if it is reused."""
+def track_member(record: PlanRecord, run: RunRecord, member: MemberRecord | FailedMember) -> str:
+    """A member's child run: its settings and learning curves, where it was trained if it is reused, why if it failed."""
     plan = Plan.open(record.folder)
-    tracker, key = tracker_of(plan), content_key(replicas=list(member.keys))
-    origin = tracker.origin("member", key)
+    tracker, jobs = tracker_of(plan), plan.members[member.name]
+    key = content_key(replicas=[job.key(plan.dataset) for job in jobs])
+    origin = tracker.origin("member", key) if member.status == "reused" else None
     run_id = tracker.start(member.name, "member", key, run.run_id)
-    tags = {"fuseline.status": member.status}
-    if origin is not None and origin != run_id:
-        tags[ORIGIN] = origin
-    tracker.tags(run_id, tags)
-    jobs = plan.members[member.name]
+    tracker.tags(run_id, {"fuseline.status": member.status} | ({ORIGIN: origin} if origin not in (None, run_id) else {}))
     tracker.params(run_id, {**jobs[0].spec.model_dump(mode="json"), "replicas": len(jobs), "seed": jobs[0].seed})
+    if isinstance(member, FailedMember):
+        tracker.tags(run_id, {"fuseline.reason": member.reason})
+        tracker.finish(run_id, "FAILED")
+        return run_id
     points = []
     for number, folder in enumerate(member.folders, start=1):
         prefix = f"replica_{number}/" if len(member.folders) > 1 else ""
@@ -77,10 +78,17 @@ def track_member(record: PlanRecord, run: RunRecord, member: MemberRecord, repor
                 points.append((f"{prefix}holdout_loss", epoch.holdout, epoch.at, epoch.epoch))
     tracker.points(run_id, points)
     training = [read_json(folder / "training.json") for folder in member.folders]
-    costs = {"training_seconds": sum(t["seconds"] for t in training), "parameters": training[0]["parameters"]}
-    tracker.metrics(run_id, costs | flat_metrics(read_json(report.folder / "report.json"), "members", member.name))
+    tracker.metrics(run_id, {"seconds": sum(t["seconds"] for t in training), "parameters": training[0]["parameters"]})
     tracker.finish(run_id)
     return run_id
+
+
+@task(name="track scores", cache_policy=NO_CACHE, persist_result=False)
+def track_scores(record: PlanRecord, report: StageRecord, members: Mapping[str, str]) -> None:
+    """The members' test metrics; ``members`` holds their child runs by name."""
+    tracker, numbers = tracker_of(Plan.open(record.folder)), read_json(report.folder / "report.json")
+    for name, run_id in members.items():
+        tracker.metrics(run_id, flat_metrics(numbers, "members", name))
 
 
 @task(name="track fusions", cache_policy=NO_CACHE, persist_result=False)
@@ -88,11 +96,14 @@ def track_fusions(record: PlanRecord, run: RunRecord, report: StageRecord) -> No
     """One child run per fusion rule, with its cross-fitted losses and its test metrics."""
     plan = Plan.open(record.folder)
     tracker, numbers = tracker_of(plan), read_json(report.folder / "report.json")
-    rules = {rule.name: rule for target in record.targets for rule in plan.fuse_spec(target).rules}
-    for name, rule in rules.items():
-        key = content_key(report=report.folder.name, rule=rule)
+    rules: dict[str, dict[str, Any]] = {}
+    for target in record.targets:
+        for rule in plan.fuse_spec(target).rules:
+            rules.setdefault(rule.name, {})[target] = rule.settings
+    for name, settings in rules.items():
+        key = content_key(report=report.folder.name, rule=name, settings=settings)
         run_id = tracker.start(f"fusion {name}", "fusion", key, run.run_id)
-        tracker.params(run_id, {"rule": name, **rule.settings})
+        tracker.params(run_id, {"rule": name, "settings": settings})
         metrics = flat_metrics(numbers, "candidates", name)
         for target, part in numbers["targets"].items():
             if name in part["comparison"]["rules"]:

@@ -99,7 +99,7 @@ def hold_out(share: Share, pool: Pool, fraction: float, generator: np.random.Gen
     """Set ``fraction`` of a share's rows aside for early stopping, stratified, whole units, every copy of a drawn row."""
     distinct = np.unique(share.train)
     at = np.searchsorted(pool.rows, distinct)
-    fraction = max(fraction, 1 / len(np.unique(pool.units[at])))  # one unit at least
+    fraction = max(fraction, 1 / max(1, len(np.unique(pool.units[at]))))  # one unit at least
     aside = distinct[deal(pool.strata[at], pool.units[at], [1 - fraction, fraction], generator) == 1]
     return Share(share.train[~np.isin(share.train, aside)], aside, share.judged)
 

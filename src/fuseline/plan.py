@@ -102,6 +102,9 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
     """
     dataset, _ = datasets.prepare(recipe.data, recipe.targets, store)
     _check_targets(recipe)
+    for name in (answers := dataset.schema.answers):
+        if answers.count(name) > 1:
+            raise RecipeError(f"targets: two columns of the answer would be called {name!r}; rename a target.")
     split_ = split(dataset, recipe.data.split)
     specs = [_train_spec(recipe, i, dataset) for i in range(len(recipe.members))]
     partition = complete(recipe.partition, PARTITIONS, "partition")

@@ -1,24 +1,17 @@
-"""The recipe: one YAML file that says everything about a run, read into frozen parts.
-
-YAML is read by the rules of version 1.2: ``no`` is a word, ``1e-3`` a number, and a key given twice is refused.
-"""
+"""The recipe: one YAML file that says everything about a run, read into frozen parts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import ScalarNode
-from ruamel.yaml.resolver import VersionedResolver
 
 from fuseline.component import Component, Part, explain
 from fuseline.errors import RecipeError
 from fuseline.terms import Kind, Name
+from fuseline.yaml12 import NotYamlError, dump, parse
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -33,7 +26,7 @@ class Split(Part):
     """How rows get their roles. ``train`` is what the other shares leave."""
 
     rule: Literal["stable", "stratified", "group", "time", "column"] = "stable"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     column: str | None = None
     fusion: Fraction = 0.15
     calibration: Fraction = 0.1
@@ -195,9 +188,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         raise RecipeError(f"{path}: there is no such recipe; give the path of a YAML file.")
     try:
-        tree = _yaml().load(path.read_text(encoding="utf-8"))
-    except (YAMLError, ValueError, KeyError) as error:
-        raise RecipeError(f"{path}: not readable as YAML 1.2: {_yaml_problem(error)}.") from None
+        tree = parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecipeError(f"{path}: not readable as YAML 1.2: {error}.") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys to values, with 'name', 'data', 'targets' and 'members'.")
     for override in overrides:
@@ -211,33 +204,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every default written out."""
-    out = StringIO()
-    _yaml().dump(recipe.model_dump(mode="json"), out)
-    return out.getvalue()
-
-
-class _Resolver(VersionedResolver):
-    """Version 1.2 alone: no dates, and no underscores in numbers, which ruamel.yaml keeps from version 1.1."""
-
-    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        tag = super().resolve(kind, value, implicit)
-        word = str(tag).endswith(":timestamp") or (str(tag).endswith((":int", ":float")) and "_" in str(value))
-        return self.DEFAULT_SCALAR_TAG if word and kind is ScalarNode else tag
-
-
-def _yaml() -> YAML:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Resolver = _Resolver
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    return yaml
-
-
-def _yaml_problem(error: Exception) -> str:
-    problem = getattr(error, "problem", None) or str(error)
-    mark = getattr(error, "problem_mark", None)
-    problem = str(problem).splitlines()[0].strip()
-    return problem + (f" (line {mark.line + 1})" if mark is not None else "")
+    return dump(recipe.model_dump(mode="json"))
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
@@ -246,9 +213,9 @@ def _override(tree: dict[str, Any], text: str) -> None:
     if not sep or not path:
         raise RecipeError(f"--set {text}: write it as path=value, like members.0.epochs=5.")
     try:
-        value = _yaml().load(raw)
-    except (YAMLError, ValueError, KeyError) as error:
-        raise RecipeError(f"--set {text}: the value is not YAML: {_yaml_problem(error)}.") from None
+        value = parse(raw)
+    except NotYamlError as error:
+        raise RecipeError(f"--set {text}: the value is not YAML: {error}.") from None
     *parents, last = path.split(".")
     place: Any = tree
     for part in parents:

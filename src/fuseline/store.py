@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+LIBRARIES = ("numpy", "pandas", "scikit-learn", "scipy", "torch")
 
 
 def home() -> Path:
@@ -57,8 +59,9 @@ def _hashable(value: Any) -> Any:
 
 @cache
 def code_version(*packages: str) -> str:
-    """The hash of the source of some of fuseline's packages: the version of the code that makes a result."""
-    digest = hashlib.sha256()
+    """The version of the code that makes a result: the hash of the source of some of fuseline's packages, and of the versions
+    of the libraries that compute."""
+    digest = hashlib.sha256(" ".join(version(name) for name in LIBRARIES).encode())
     for package in sorted(packages):
         root = Path(str(resources.files("fuseline"))) / package
         files = sorted(root.rglob("*.py")) if root.is_dir() else [root.with_suffix(".py")]
@@ -101,7 +104,7 @@ class Store:
         return self.root / kind / key
 
     def find(self, kind: str, key: str) -> Path | None:
-        """The entry's folder if it is there and every file matches its sha256; a damaged entry is removed, with a warning."""
+        """The entry's folder if it is there and each file matches its sha256; a damaged one counts as missing, with a warning."""
         place = self.path(kind, key)
         if not place.is_dir():
             return None
@@ -109,7 +112,6 @@ class Store:
         if damaged is None:
             return place
         logger.warning("%s %s is damaged (%s); it is made again", kind, key, damaged)
-        shutil.rmtree(place)
         return None
 
     def make(self, kind: str, key: str, build: Callable[[Path], None]) -> tuple[Path, bool]:
@@ -126,6 +128,7 @@ class Store:
                 return found, True
             place = self.path(kind, key)
             place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(place, ignore_errors=True)  # damaged
             for stale in place.parent.glob(f".{key}-*"):  # we hold the key's lock: its maker is dead
                 shutil.rmtree(stale)
             temporary = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=place.parent))

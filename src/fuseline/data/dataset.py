@@ -144,6 +144,9 @@ def _inputs(raw: Raw, data: Data, taken: set[str], targets: dict[str, TargetSche
         image = (shape[1], shape[2], shape[3])
         schema = Schema(image=image, image_dtype="uint8" if whole else "float32", targets=targets)
         return schema, schema.encode(raw.image, where)
+    for name in [str(c) for c in frame.columns if c not in reserved] if data.inputs is None else data.inputs:
+        if pd.api.types.is_datetime64_any_dtype(frame[name]) or pd.api.types.is_timedelta64_dtype(frame[name]):
+            raise DataError(f"{where}: the column {name!r} holds times, which are no input; leave it out by data.inputs.")
     names = data.inputs or [str(c) for c in frame.columns if c not in reserved]
     for name in names:
         if name in reserved:
@@ -152,6 +155,11 @@ def _inputs(raw: Raw, data: Data, taken: set[str], targets: dict[str, TargetSche
         raise DataError(f"{where}: no column is left to be an input.")
     categorical = [n for n in names if n in data.categorical or not _is_number(frame[n])]
     numeric = [n for n in names if n not in categorical]
+    for name in categorical:
+        words = frame[name].nunique()
+        if name not in data.categorical and words > max(50, len(frame) / 2):
+            text = f"the column {name!r} holds {words} different words in {len(frame)} rows"
+            raise DataError(f"{where}: {text}; leave it out by data.inputs, or name it in data.categorical.")
     vocabulary = {n: sorted(as_words(frame[n]).dropna().unique().tolist()) for n in categorical}
     schema = Schema(numeric=numeric, categorical=vocabulary, targets=targets)
     if data.missing == "refuse":
@@ -181,6 +189,9 @@ def _target(column: pd.Series[Any], target: Target, where: str) -> tuple[TargetS
     for row, label in enumerate(labels):
         if isinstance(label, float):
             raise DataError(f"{where}: target column {column.name!r}, row {row}: {label} is a value; is its kind regression?")
+    if len({type(label) for label in labels}) > 1:
+        kinds = " and ".join(sorted({type(label).__name__ for label in labels}))
+        raise DataError(f"{where}: target column {column.name!r} mixes labels of the kinds {kinds}; give all the same kind.")
     classes = target.classes or sorted(set(labels), key=lambda label: (str(type(label)), label))
     if len(classes) < 2:
         raise DataError(f"{where}: target column {column.name!r} has one class only ({classes[0]!r}); nothing can be learnt.")
@@ -245,7 +256,7 @@ def content_hash(schema: Schema, inputs: Mapping[str, NDArray[Any]]) -> NDArray[
                 words = np.array([_word_hash("unknown"), _word_hash("missing"), *(_word_hash("=" + w) for w in vocabulary)])
                 columns.append(words[array[:, j]][:, None].view(np.uint8))
         else:
-            flat = array.reshape(len(array), -1).astype(np.float32)  # whatever the data are kept as
+            flat = array.reshape(len(array), -1).astype(np.float64 if name == "numeric" else np.float32)
             flat[flat == 0] = 0  # -0.0 equals 0.0
             flat[np.isnan(flat)] = np.nan  # one bit pattern for NaN
             columns.append(flat.view(np.uint8))

@@ -44,7 +44,7 @@ class Schema(Part):
     targets: dict[str, TargetSchema]
 
     def encode(self, rows: pd.DataFrame | NDArray[Any], where: str = "the rows") -> Arrays:
-        """Raw rows to arrays: ``numeric`` (N, P) float32 with NaN for missing, ``categorical`` (N, Q) codes, or ``image``.
+        """Raw rows to arrays: ``numeric`` (N, P) float64 with NaN for missing, ``categorical`` (N, Q) codes, or ``image``.
 
         Raises:
             DataError: a column is missing or of the wrong type, a picture has the wrong shape or a value is infinite.
@@ -68,11 +68,20 @@ class Schema(Part):
         """Arrays back to raw rows: a table with missing values where codes say so, or the pictures as they are."""
         if self.image is not None:
             return arrays["image"]
-        columns: dict[str, Any] = {name: arrays["numeric"][:, j].astype(np.float64) for j, name in enumerate(self.numeric)}
+        columns: dict[str, Any] = {name: arrays["numeric"][:, j] for j, name in enumerate(self.numeric)}
         for j, (name, vocabulary) in enumerate(self.categorical.items()):
             words = np.array([None, None, *vocabulary], object)
             columns[name] = words[arrays["categorical"][:, j]]
         return pd.DataFrame(columns)
+
+    @property
+    def answers(self) -> list[str]:
+        """The columns of a packaged ensemble's answer, in order."""
+        return [
+            name
+            for target, its in self.targets.items()
+            for name in [target, *(f"{target}_proba_{c}" for c in its.classes), f"{target}_uncertainty", f"{target}_epistemic"]
+        ]
 
     @property
     def columns(self) -> list[str]:
@@ -114,18 +123,16 @@ def as_words(column: pd.Series[Any]) -> pd.Series[Any]:
     return column.astype(object).map(word, na_action="ignore")
 
 
-def _number(column: pd.Series[Any], where: str) -> NDArray[np.float32]:
+def _number(column: pd.Series[Any], where: str) -> NDArray[np.float64]:
     values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     lost = np.isnan(values) & column.notna().to_numpy()
     if lost.any():
         row = int(lost.argmax())
         raise DataError(f"{where}: column {column.name!r}, row {row}: {column.iloc[row]!r} is not a number.")
-    with np.errstate(over="ignore"):
-        small = values.astype(np.float32)
-    if np.isinf(small).any():
-        row = int(np.isinf(small).argmax())
-        raise DataError(f"{where}: column {column.name!r}, row {row}: {values[row]} is infinite or beyond float32.")
-    return small
+    if np.isinf(values).any():
+        row = int(np.isinf(values).argmax())
+        raise DataError(f"{where}: column {column.name!r}, row {row}: {values[row]} is not finite; mend it or leave it empty.")
+    return values
 
 
 def rows_of(arrays: Mapping[str, NDArray[Any]]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,7 +86,13 @@ def from_parquet(*, path: str) -> Raw:
         frame = pd.read_parquet(file)
     except (ValueError, OSError) as error:
         raise DataError(f"{file}: not readable as Parquet: {_first_line(error)}.") from None
-    return Raw(frame.set_axis(frame.columns.map(str), axis=1), str(file))
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index()
+    frame = frame.set_axis(frame.columns.map(str), axis=1)
+    for name in frame.columns:
+        if isinstance(frame[name].dropna().iloc[:1].squeeze(), Decimal):
+            frame[name] = pd.to_numeric(frame[name])
+    return Raw(frame, str(file))
 
 
 def from_csv(*, path: str, separator: Annotated[str, Field(min_length=1, max_length=1)] = ",") -> Raw:

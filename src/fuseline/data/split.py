@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from fuseline.data.dataset import Dataset
 from fuseline.data.dealing import deal
@@ -53,11 +55,15 @@ def split(dataset: Dataset, spec: SplitSpec) -> Split:
 
 
 def units(dataset: Dataset, spec: SplitSpec) -> NDArray[np.int64]:
-    """Numbers (N,) of the rows that must stay together in any further division: a group's, or those of equal content."""
-    grouped = spec.rule in ("stable", "group") and dataset.split_column is not None
-    of = dataset.split_column if grouped else dataset.content
-    assert of is not None
-    return np.unique(of, return_inverse=True)[1].astype(np.int64)
+    """Numbers (N,) of the rows that must stay together in any division: those of equal content, those of one group, and
+    groups that share a content."""
+    content = np.unique(dataset.content, return_inverse=True)[1]
+    if spec.rule not in ("stable", "group") or dataset.split_column is None:
+        return content.astype(np.int64)
+    group = np.unique(dataset.split_column, return_inverse=True)[1]
+    nodes = int(group.max()) + 1
+    links = coo_array((np.ones(len(group)), (group, nodes + content)), shape=(nodes + int(content.max()) + 1,) * 2)
+    return np.asarray(connected_components(links, directed=False)[1][group], np.int64)
 
 
 def strata(dataset: Dataset) -> NDArray[np.int64]:
@@ -86,7 +92,7 @@ def _stratified(dataset: Dataset, spec: SplitSpec) -> Roles:
 
 
 def _group(dataset: Dataset, spec: SplitSpec) -> Roles:
-    """Whole groups in random order, until each role has its share of the rows."""
+    """Whole groups (those that share a content as one) in random order, until each role has its share of the rows."""
     unit = units(dataset, spec)
     sizes = np.bincount(unit)
     order = np.random.default_rng(spec.seed).permutation(len(sizes))
@@ -130,7 +136,8 @@ def _exclude_copies(roles: Roles, content: NDArray[np.uint64]) -> Roles:
 def _check(dataset: Dataset, spec: SplitSpec, result: Split) -> None:
     shares = {"train": spec.train, "fusion": spec.fusion, "calibration": spec.calibration, "test": spec.test}
     for role in ROLES:
-        if len(result.rows(role)) == 0 and (shares[role] > 0 or role == "train"):
+        wanted = role in ("train", "test") or (shares[role] > 0 and spec.rule != "column")
+        if len(result.rows(role)) == 0 and wanted:
             raise DataError(
                 f"{dataset.origin}: no row fell to the role {role!r} (its share is {shares[role]:.2f} of {len(dataset)} rows); "
                 "use more rows, a larger share or the rule 'stratified'."

@@ -61,7 +61,7 @@ def evaluate(
         rest=[count, level, seed],
         roles=split.roles,
         units=units,
-        code=code_version("evaluation"),
+        code=code_version("fusion", "evaluation", "bank", "seeding"),
     )
 
     def build(folder: Path) -> None:
@@ -117,7 +117,7 @@ def _target_report(
             "gain": {name: paired_gain(scores, reference, name, level)._asdict() for name in GAINS[schema.kind]},
         }
 
-    uncertainty = decompose(outputs)
+    uncertainty = decompose(outputs, part.winner.combiner.mixing())
     winner = _say(part.winner, outputs).values.numpy()
     report: dict[str, Any] = {
         "kind": schema.kind,

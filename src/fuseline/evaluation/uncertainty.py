@@ -23,19 +23,22 @@ class Uncertainty(NamedTuple):
     epistemic: Tensor
 
 
-def decompose(outputs: Outputs) -> Uncertainty:
-    """The uncertainty of the members' even mixture.
+def decompose(outputs: Outputs, weights: Tensor | None = None) -> Uncertainty:
+    """The uncertainty of the members' mixture by ``weights`` (M,), even ones if none are given.
 
     >>> certain_but_at_odds = Outputs(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]))
     >>> [round(float(part), 4) for part in decompose(certain_but_at_odds)]
     [0.6931, 0.0, 0.6931]
     """
+    if weights is None:
+        weights = torch.full((len(outputs.values),), 1 / len(outputs.values), dtype=outputs.values.dtype)
     if outputs.variances is None:
-        total = entropy(outputs.values.mean(0))
-        aleatoric = entropy(outputs.values).mean(0)
+        total = entropy(torch.einsum("m,mbc->bc", weights, outputs.values))
+        aleatoric = weights @ entropy(outputs.values)
         return Uncertainty(total, aleatoric, (total - aleatoric).clamp(min=0))
-    aleatoric = outputs.variances[:, :, 0].mean(0)
-    epistemic = outputs.values[:, :, 0].var(0, correction=0)
+    means = outputs.values[:, :, 0]
+    aleatoric = weights @ outputs.variances[:, :, 0]
+    epistemic = weights @ (means - weights @ means) ** 2
     return Uncertainty(aleatoric + epistemic, aleatoric, epistemic)
 
 

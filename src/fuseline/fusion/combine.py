@@ -55,9 +55,13 @@ class Combiner(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         return dict(self.named_buffers())
 
+    def mixing(self) -> Tensor | None:
+        """The weights (M,) of a rule that is a mixture; none for the others."""
+        return None
+
 
 def spread(outputs: Outputs) -> Tensor | None:
-    """The variance of the members' even mixture, for rules that are no mixture themselves."""
+    """The variance of the members' even mixture, for rules that are no mixture themselves; calibration scales it to fit."""
     return None if outputs.variances is None else mixture_variance(outputs.values, outputs.variances)
 
 
@@ -65,6 +69,9 @@ class Mixture(Combiner):
     """Σₘ wₘ pₘ with ``weights`` (M,) on the simplex; for values with the variance of the mixture."""
 
     weights: Tensor
+
+    def mixing(self) -> Tensor | None:
+        return self.weights
 
     def forward(self, outputs: Outputs) -> Fused:
         mean = torch.einsum("m,mbc->bc", self.weights, outputs.values)

@@ -32,12 +32,16 @@ class Learnable:
         target: codes or values (B,).
         held_out: which of the B rows no replica was trained on (B,); rules on features learn from these alone.
         fold: the cross-fitting fold of each row (B,).
+        unit: the unit of each row (B,); rows of one unit are not independent.
+        calibrated: whether outputs will be calibrated when they serve, and so are to be judged calibrated.
     """
 
     outputs: Outputs
     target: Tensor
     held_out: NDArray[np.bool_]
     fold: NDArray[np.int64]
+    unit: NDArray[np.int64]
+    calibrated: bool
 
 
 def fit(rule: Component, learnable: Learnable, seed: np.random.SeedSequence, rows: NDArray[np.bool_] | None = None) -> Combiner:
@@ -88,27 +92,42 @@ class Comparison:
     chosen: str
 
 
-def judge(fused: Fused, target: Tensor, common: NDArray[np.int64]) -> Floats:
-    """The losses (n,) of the ``common`` rows, calibrated as the output will be used: by one number, fitted on those rows."""
+def judge(fused: Fused, learnable: Learnable, common: NDArray[np.int64]) -> Floats:
+    """The losses (n,) of the ``common`` rows, of the output as it will be used: calibrated by one number, fitted on them."""
     part = Fused(fused.values[common], None if fused.variances is None else fused.variances[common])
-    return row_scores(calibrate(part, fit_calibration(part, target[common])), target[common])
+    target = learnable.target[common]
+    return row_scores(calibrate(part, fit_calibration(part, target)) if learnable.calibrated else part, target)
+
+
+def clustered_error(gap: Floats, unit: NDArray[np.int64]) -> float:
+    """The standard error of the mean of ``gap`` (n,) over G units: √(G/(G−1) Σ_u (Σ_{i∈u} (gᵢ − ḡ))²) / n.
+
+    With units of one row each it is the usual one (Liang and Zeger 1986).
+
+    >>> round(clustered_error(np.array([1.0, 2.0, 3.0, 4.0]), np.arange(4)), 4), round(float(np.std([1, 2, 3, 4], ddof=1)) / 2, 4)
+    (0.6455, 0.6455)
+    """
+    sums = np.bincount(np.unique(unit, return_inverse=True)[1], gap - gap.mean())
+    count = len(sums)
+    return float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(gap)) if count > 1 else 0.0
 
 
 def compare(rules: Sequence[Component], learnable: Learnable, seed: np.random.SeedSequence) -> Comparison:
     """Cross-fit every rule and choose: the first (simplest) within one standard error of the best.
 
-    The standard error is that of the paired difference of the rows' losses (after Breiman et al. 1984, section 3.4.3). All
+    The standard error is that of the paired difference of the rows' losses (after Breiman et al. 1984, section 3.4.3), with
+    units as clusters. All
     rules are compared on the same rows: the held-out ones, if a rule that uses features is among them.
     """
     fused = {rule.name: cross_fit(rule, learnable, seed) for rule in rules}
     common = _common(rules, learnable)
-    scores = {name: judge(said, learnable.target, common) for name, said in fused.items()}
+    scores = {name: judge(said, learnable, common) for name, said in fused.items()}
     best = min(scores, key=lambda name: float(scores[name].mean()))
     table: dict[str, dict[str, float]] = {}
     chosen: str | None = None
     for name, score in scores.items():
         gap = score - scores[best]
-        error = float(gap.std(ddof=1) / np.sqrt(len(gap))) if len(gap) > 1 else 0.0
+        error = clustered_error(gap, learnable.unit[common])
         table[name] = {"loss": float(score.mean()), "gap": float(gap.mean()), "standard_error": error}
         if chosen is None and gap.mean() <= error:
             chosen = name
@@ -117,7 +136,7 @@ def compare(rules: Sequence[Component], learnable: Learnable, seed: np.random.Se
 
 def best_member(learnable: Learnable, common: NDArray[np.int64]) -> int:
     """The position of the member with the lowest calibrated loss on the ``common`` rows."""
-    losses = [judge(single(m, learnable.outputs), learnable.target, common).mean() for m in range(len(learnable.outputs.values))]
+    losses = [judge(single(m, learnable.outputs), learnable, common).mean() for m in range(len(learnable.outputs.values))]
     return int(np.argmin(losses))
 
 

@@ -97,11 +97,14 @@ def learnable(bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, strata
     rows = bank.finite(spec.target, split.rows("train", "fusion"))
     on_features = any(rule.name in ON_FEATURES for rule in spec.rules)
     generator = np.random.default_rng(stream(spec.seed, FUSION, 0))
+    held_out = np.isin(rows, split.rows("fusion"))
     return Learnable(
-        bank.outputs(spec.target, rows, features=on_features),
-        torch.from_numpy(np.asarray(dataset.targets[spec.target])[rows]),
-        np.isin(rows, split.rows("fusion")),
-        deal(strata[rows], units[rows], [1 / spec.folds] * spec.folds, generator),
+        outputs=bank.outputs(spec.target, rows, features=on_features),
+        target=torch.from_numpy(np.asarray(dataset.targets[spec.target])[rows]),
+        held_out=held_out,
+        fold=deal(2 * strata[rows] + held_out, units[rows], [1 / spec.folds] * spec.folds, generator),
+        unit=units[rows],
+        calibrated=spec.calibrated,
     )
 
 
@@ -120,7 +123,7 @@ def fuse_target(
         rest=[spec.folds, spec.calibrated, spec.seed, spec.threads],
         strata=strata,
         units=units,
-        code=code_version("fusion", "evaluation"),
+        code=code_version("fusion", "evaluation", "bank", "data", "seeding", "threads"),
     )
 
     def build(folder: Path) -> None:

@@ -29,8 +29,8 @@ class Preprocessing(nn.Module):
     def __init__(self, schema: Schema) -> None:
         super().__init__()
         columns = len(schema.numeric)
-        self.register_buffer("mean", torch.zeros(columns))
-        self.register_buffer("scale", torch.ones(columns))
+        self.register_buffer("mean", torch.zeros(columns, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(columns, dtype=torch.float64))
         self.register_buffer("can_miss", torch.zeros(columns))
         for j, vocabulary in enumerate(schema.categorical.values()):
             self.register_buffer(f"codes_{j}", torch.arange(FIRST + len(vocabulary)))
@@ -74,7 +74,7 @@ class Preprocessing(nn.Module):
         out: Batch = {}
         if "numeric" in batch:
             x = batch["numeric"]
-            z = ((x - self.mean) / self.scale).nan_to_num()
+            z = ((x - self.mean) / self.scale).float().nan_to_num()  # in float64 up to here: a time in seconds has ten digits
             out["numeric"] = torch.cat([z, x.isnan() * self.can_miss], 1)
         if "categorical" in batch:
             raw = batch["categorical"]

@@ -27,12 +27,15 @@ REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "threadp
 def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTarget]) -> tuple[Path, bool]:
     """The package's folder in the store, and whether it was there already.
 
-    Its key is the hash of all that the package does: members, combiners, calibration and the code that runs them.
+    Its key is the hash of all that the package does: members, combiners, calibration and the code that runs them. Which rules
+    were compared, or what the recipe is called, does not count: the same ensemble is the same package.
     """
     replicas = {name: [job.key(plan.dataset) for job in plan.members[name]] for name in bank.members}
     key = content_key(
         replicas=replicas,
-        fused={part.target: [part.key, part.chosen, part.winner.number] for part in fused},
+        fused={part.target: _content(part) for part in fused},
+        threads=plan.recipe.training.threads,
+        versions=requirements(),
         code=code_version(*RUNTIME),
     )
 
@@ -51,7 +54,7 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
             },
             threads=plan.recipe.training.threads,
             batch=EVALUATION_BATCH,
-            provenance=_provenance(plan, bank),
+            provenance={"data": plan.dataset.fingerprint, "code": code_version(*RUNTIME), "requirements": requirements()},
         )
         save_ensemble(description, networks, {part.target: part.winner.combiner for part in fused}, folder)
 
@@ -70,12 +73,6 @@ def _load(store: Store, key: str, plan: Plan, spec: NetworkSpec) -> Any:
     return load_network(folder, plan.dataset.schema, spec)
 
 
-def _provenance(plan: Plan, bank: Bank) -> dict[str, Any]:
-    return {
-        "recipe": plan.recipe.model_dump(mode="json"),
-        "data": plan.dataset.fingerprint,
-        "plan": plan.key,
-        "bank": bank.key,
-        "code": code_version(*RUNTIME),
-        "versions": dict(line.split("==") for line in requirements()),
-    }
+def _content(part: FusedTarget) -> list[Any]:
+    won = part.winner
+    return [won.name, combiner_name(won.combiner), won.number, {name: t.numpy() for name, t in won.combiner.tensors().items()}]

@@ -45,10 +45,15 @@ class Ensemble(nn.Module):
             values = torch.stack([s.values[target] for s in said]).double()
             variances = torch.stack([s.variances[target] for s in said]).double() if target in said[0].variances else None
             outputs = Outputs(values, variances, features)
-            answers[target] = _answer(calibrate(combiner(outputs), self.numbers[target]), outputs)
+            number = self.numbers[target]
+            answers[target] = _answer(calibrate(combiner(outputs), number), outputs, combiner, number)  # type: ignore[arg-type]
         return answers
 
 
-def _answer(fused: Fused, outputs: Outputs) -> Answer:
-    total = entropy(fused.values) if fused.variances is None else fused.variances[:, 0]
-    return Answer(fused.values, total, decompose(outputs).epistemic)
+def _answer(fused: Fused, outputs: Outputs, combiner: Combiner, number: float) -> Answer:
+    """The epistemic part is that of the mixture which the rule stands for, in the units of the calibrated total."""
+    epistemic = decompose(outputs, combiner.mixing()).epistemic
+    if fused.variances is not None:
+        return Answer(fused.values, fused.variances[:, 0], epistemic * number)
+    total = entropy(fused.values)
+    return Answer(fused.values, total, torch.minimum(epistemic, total))

@@ -17,15 +17,6 @@ from fuseline.data.schema import Schema, rows_of
 from fuseline.package.ensemble import Answer, Ensemble
 
 
-def answer_columns(schema: Schema) -> list[str]:
-    """The names of the answer's columns, in order."""
-    return [
-        name
-        for target, its in schema.targets.items()
-        for name in [target, *(f"{target}_proba_{c}" for c in its.classes), f"{target}_uncertainty", f"{target}_epistemic"]
-    ]
-
-
 @torch.inference_mode()
 def predict(ensemble: Ensemble, rows: pd.DataFrame | NDArray[Any], batch: int) -> pd.DataFrame:
     """What an ensemble says of raw rows: a table with the input's columns, or an array of pictures.
@@ -41,7 +32,7 @@ def predict(ensemble: Ensemble, rows: pd.DataFrame | NDArray[Any], batch: int) -
         parts.append(_table(ensemble.schema, ensemble(part)))
     index = rows.index if isinstance(rows, pd.DataFrame) else None
     if not parts:
-        return pd.DataFrame(columns=answer_columns(ensemble.schema), index=index)
+        return pd.DataFrame(columns=ensemble.schema.answers, index=index)
     table = pd.concat(parts, ignore_index=True)
     return table if index is None else table.set_index(index)
 

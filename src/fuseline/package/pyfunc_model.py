@@ -1,6 +1,5 @@
 """The model file that MLflow runs when it loads a packaged ensemble (models from code: nothing is unpickled)."""
 
-import warnings
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -9,18 +8,18 @@ from fuseline.package.files import load_description, load_ensemble
 from fuseline.package.predict import predict
 from fuseline.threads import limited_to
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", UserWarning)  # MLflow asks for type hints, which it would check rows by; we check them
 
-    class EnsembleModel(mlflow.pyfunc.PythonModel):
-        def load_context(self, context):
-            folder = Path(context.artifacts["ensemble"])
-            self.description = load_description(folder)
-            self.ensemble = load_ensemble(folder)
+class EnsembleModel(mlflow.pyfunc.PythonModel):
+    _skip_type_hint_validation = True  # MLflow asks for type hints to check rows by; the package checks them itself
 
-        def predict(self, context, model_input, params=None):
-            with limited_to(self.description.threads):
-                return predict(self.ensemble, model_input, self.description.batch)
+    def load_context(self, context):
+        folder = Path(context.artifacts["ensemble"])
+        self.description = load_description(folder)
+        self.ensemble = load_ensemble(folder)
+
+    def predict(self, context, model_input, params=None):
+        with limited_to(self.description.threads):
+            return predict(self.ensemble, model_input, self.description.batch)
 
 
 mlflow.models.set_model(EnsembleModel())

@@ -12,6 +12,9 @@ from matplotlib.figure import Figure
 
 from fuseline.training.train import Epoch
 
+FEW = 40
+"""Above so many classes a confusion matrix shows no numbers and grows no more."""
+
 METRIC = {"classification": "log_loss", "regression": "rmse"}
 
 
@@ -74,10 +77,11 @@ def diversity(target: str, part: Mapping[str, Any]) -> Figure:
 def confusion(target: str, part: Mapping[str, Any]) -> Figure:
     """The confusion matrix of the chosen fusion, in rows."""
     table = np.array(part["confusion"])
-    labels = [str(label) for label in part["classes"]]
-    figure, axes = _figure(2 + 0.4 * len(labels), 1.6 + 0.4 * len(labels))
+    labels = [str(label).replace("$", r"\$") for label in part["classes"]]
+    size = 0.4 * min(len(labels), FEW)
+    figure, axes = _figure(2 + size, 1.6 + size)
     axes.imshow(table, cmap="Blues")
-    for i, j in zip(*np.nonzero(table), strict=True):
+    for i, j in zip(*np.nonzero(table), strict=True) if len(labels) <= FEW else ():
         color = "white" if table[i, j] > table.max() / 2 else "black"
         axes.text(j, i, str(table[i, j]), ha="center", va="center", fontsize=8, color=color)
     axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 3 else 0)

@@ -41,9 +41,10 @@ def below_floor(report: Mapping[str, Any], floors: Mapping[str, Mapping[str, flo
         metrics = winner(report, target)["metrics"]
         for name, bound in bounds.items():
             value = metrics[name]["value"]
-            clears = value <= bound if name in LOWER_IS_BETTER else value >= bound
+            known = value is not None and math.isfinite(value)
+            clears = known and (value <= bound if name in LOWER_IS_BETTER else value >= bound)
             if not clears:
-                lines.append(f"{target}: {name} is {value:.4g}, and the floor is {bound:g}")
+                lines.append(f"{target}: {name} is {f'{value:.4g}' if known else 'not a number'}, and the floor is {bound:g}")
     return lines
 
 

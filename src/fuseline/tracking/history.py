@@ -11,16 +11,15 @@ from mlflow.entities import Run, ViewType
 from fuseline.tracking.runs import KIND, RECIPE
 from fuseline.tracking.settings import Settings
 
-HEADLINE = ("accuracy", "log_loss", "rmse", "mae", "r2")
-
 
 def past_runs(settings: Settings, recipe: str | None, most: int) -> list[dict[str, Any]]:
-    """Finished training runs, newest first: when, which recipe, per target the chosen rule and its headline metrics."""
+    """Finished training runs, newest first: when, which recipe, per target the chosen rule and its metrics."""
     server = settings.server
     client = MlflowClient(server.mlflow_tracking_uri, server.mlflow_registry_uri)
     experiments = [e.experiment_id for e in client.search_experiments()]
     text = f"tags.`{KIND}` = 'train' and attributes.status = 'FINISHED'"
     if recipe is not None:
+        recipe = recipe.replace("'", "")
         text += f" and tags.`{RECIPE}` = '{recipe}'"
     runs = client.search_runs(experiments, text, ViewType.ACTIVE_ONLY, most, ["attributes.start_time DESC"])
     return [_line(run) for run in runs]
@@ -32,7 +31,7 @@ def _line(run: Run) -> dict[str, Any]:
     for name, value in sorted(metrics.items()):
         kind, _, rest = name.partition("/")
         target, _, metric = rest.partition("/")
-        if kind == "test" and metric in HEADLINE:
+        if kind == "test" and not metric.endswith(("_low", "_high")):
             score = {"value": value, "low": metrics.get(f"{name}_low"), "high": metrics.get(f"{name}_high")}
             rule = run.data.tags.get(f"fuseline.best.{target}", "")
             targets.setdefault(target, {"rule": rule, "metrics": {}})["metrics"][metric] = score

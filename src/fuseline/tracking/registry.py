@@ -51,7 +51,7 @@ def register(
 ) -> Registered:
     """Register a package as a new version with the alias ``challenger``; the first one that ``may_lead`` is ``champion`` too.
 
-    A package that is registered already gets no new version.
+    A package that is registered already gets no new version, but the tags and aliases that it is due.
 
     Args:
         package: the package's folder; its name is the hash of all that it does.
@@ -64,11 +64,15 @@ def register(
         found = _find(tracker, name, package.name)
         if found is None:
             version = _new_version(tracker, run_id, name, package, schema, example, tags)
-            client.set_registered_model_alias(name, CHALLENGER, version)
-            if may_lead and CHAMPION not in _aliases(tracker, name):
-                client.set_registered_model_alias(name, CHAMPION, version)
         else:
             version = str(found.version)
+            for tag, value in tags.items():
+                client.set_model_version_tag(name, version, tag, value)
+        taken = _aliases(tracker, name)
+        if found is None or CHALLENGER not in taken:
+            client.set_registered_model_alias(name, CHALLENGER, version)
+        if may_lead and CHAMPION not in taken:
+            client.set_registered_model_alias(name, CHAMPION, version)
         held = sorted(alias for alias, holder in _aliases(tracker, name).items() if str(holder) == version)
         return Registered(name, int(version), held, found is not None)
 

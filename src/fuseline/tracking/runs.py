@@ -16,9 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.types import ColSpec, DataType, Schema
 
-from fuseline.store import home
+from fuseline.data.schema import Schema as DataSchema
+from fuseline.errors import UserError
+from fuseline.store import home, locked
 from fuseline.tracking.settings import Settings
 
 KEY, KIND, ORIGIN, ATTEMPT = "fuseline.key", "fuseline.kind", "fuseline.origin", "fuseline.attempt"
@@ -34,11 +40,14 @@ class Tracker:
             home().mkdir(parents=True, exist_ok=True)
             logging.getLogger("alembic").setLevel(logging.WARNING)  # a new database tells of each of its migrations
         server = settings.server
-        self.client = MlflowClient(server.mlflow_tracking_uri, server.mlflow_registry_uri)
-        self.experiment = self._experiment(settings, settings.tracking.experiment.name or experiment)
+        with locked(home() / "locks" / "tracking.lock"):  # a new database is made by one process alone
+            self.client = MlflowClient(server.mlflow_tracking_uri, server.mlflow_registry_uri)
+            self.experiment = self._experiment(settings, settings.tracking.experiment.name or experiment)
 
     def _experiment(self, settings: Settings, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise UserError(f"the MLflow experiment {name!r} was deleted; restore it, or name another one in mlflow.yml.")
         if found is not None:
             return str(found.experiment_id)
         place = str(Path(settings.tracking.artifact_location) / name) if settings.is_local else None
@@ -62,8 +71,9 @@ class Tracker:
         return str(self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id)
 
     def origin(self, kind: str, key: str) -> str | None:
-        """The first finished run that made what the key names."""
-        finished = [run for run in self._search(kind, key, None) if run.info.status == "FINISHED"]
+        """The first finished run, of any experiment, that made what the key names."""
+        everywhere = [e.experiment_id for e in self.client.search_experiments()]
+        finished = [run for run in self._search(kind, key, None, everywhere) if run.info.status == "FINISHED"]
         return str(finished[-1].info.run_id) if finished else None
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
@@ -97,17 +107,24 @@ class Tracker:
     def files(self, run_id: str, folder: Path, under: str | None = None) -> None:
         self.client.log_artifacts(run_id, str(folder), under)
 
-    def dataset(self, run_id: str, name: str, digest: str, source: str, schema: str, profile: str) -> None:
-        """Say which data a run used, as MLflow's data set of that digest."""
-        data = Dataset(name=name, digest=digest[:36], source_type="local", source=source, schema=schema, profile=profile)
-        self.client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+    def dataset(self, run_id: str, name: str, digest: str, origin: str, schema: DataSchema) -> None:
+        """Say which data a run used: their digest, where they came from, and their columns (the first thousand)."""
+        columns = [(column, DataType.double) for column in schema.numeric]
+        columns += [(column, DataType.string) for column in schema.categorical]
+        columns += [(t, DataType.string if its.classes else DataType.double) for t, its in schema.targets.items()]
+        shown = Schema([ColSpec(kind, column) for column, kind in columns[:1000]])
+        source = resolve_dataset_source(origin) if Path(origin).is_file() else CodeDatasetSource({"origin": origin})
+        data = MetaDataset(source, name, digest, shown)  # type: ignore[abstract]
+        entity = Dataset(**data.to_dict())
+        self.client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
 
-    def _search(self, kind: str, key: str, parent: str | None) -> list[Run]:
+    def _search(self, kind: str, key: str, parent: str | None, experiments: list[str] | None = None) -> list[Run]:
         text = f"tags.`{KIND}` = '{kind}' and tags.`{KEY}` = '{key}'"
         if parent is not None:
             text += f" and tags.`mlflow.parentRunId` = '{parent}'"
         order = ["attributes.start_time DESC"]
-        return list(self.client.search_runs([self.experiment], text, ViewType.ACTIVE_ONLY, order_by=order))
+        within = experiments or [self.experiment]
+        return list(self.client.search_runs(within, text, ViewType.ACTIVE_ONLY, order_by=order))
 
 
 def flatten(tree: Any, path: str = "") -> dict[str, Any]:

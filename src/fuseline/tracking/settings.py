@@ -11,13 +11,12 @@ from string import Template
 from typing import Any
 
 from pydantic import Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from fuseline.component import Part, explain
 from fuseline.errors import UserError
 from fuseline.store import home
 from fuseline.terms import Name
+from fuseline.yaml12 import parse
 
 FILE = Path("mlflow.yml")
 
@@ -71,9 +70,9 @@ def load_settings(file: Path = FILE) -> Settings:
     tree: Any = {}
     if file.is_file():
         try:
-            tree = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8")) or {}
-        except YAMLError as error:
-            raise UserError(f"{file}: not readable as YAML: {str(error).splitlines()[0]}.") from None
+            tree = parse(file.read_text(encoding="utf-8")) or {}
+        except ValueError as error:
+            raise UserError(f"{file}: not readable as YAML 1.2: {error}.") from None
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:

@@ -49,7 +49,7 @@ def train_into(store: Store, data: Path, job: ReplicaJob, report: Callable[[Epoc
     def build(folder: Path) -> None:
         started = time.perf_counter()
         trained = train(dataset, job.spec, job.share, job.seed, report)
-        said = say_all(trained.network, dataset, torch.device(job.spec.device))
+        said = say_all(trained.network.cpu(), dataset, torch.device("cpu"))  # as the package will, wherever it was trained
         for name, values in said.values.items():
             np.save(folder / f"values-{name}.npy", values.numpy())
         for name, variances in said.variances.items():

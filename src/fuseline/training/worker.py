@@ -21,7 +21,7 @@ from fuseline.training.replica import ReplicaJob, train_into
 from fuseline.training.train import Epoch
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([__name__])
+_context.set_forkserver_preload([__name__, "torch._dynamo"])  # the first step of an optimizer imports it: two seconds
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,11 @@ class Workers:
         self._live: set[Any] = set()
         self._stopped = False
 
-    def train(self, job: MemberJob, report: Callable[[Progress], None]) -> None:
+    def train(self, job: MemberJob, report: Callable[[Progress], None]) -> int:
         """Wait for a slot, train a member's replicas in a process of its own, and wait for its end.
+
+        Returns:
+            How many replicas were trained; the others stood in the store by then.
 
         Raises:
             TrainingError: names the member and says why it ended: what went wrong inside, or the signal that killed it.
@@ -62,9 +65,10 @@ class Workers:
         with self._slots:
             if self._stopped:
                 raise TrainingError(f"member {job.name!r}: the run was stopped")
-            failure = self._supervise(job, report)
-        if failure is not None:
-            raise TrainingError(f"member {job.name!r}: {failure}")
+            result = self._supervise(job, report)
+        if isinstance(result, str):
+            raise TrainingError(f"member {job.name!r}: {result}")
+        return result
 
     def stop(self) -> None:
         """Kill the workers, and start no more; the threads that watch over them come to an end."""
@@ -72,23 +76,24 @@ class Workers:
         for process in list(self._live):
             process.kill()
 
-    def _supervise(self, job: MemberJob, report: Callable[[Progress], None]) -> str | None:
+    def _supervise(self, job: MemberJob, report: Callable[[Progress], None]) -> int | str:
+        """How many replicas were trained, or why it failed. The worker's own word counts, and its exit code only without one."""
         ours, theirs = _context.Pipe(duplex=False)
         process = _context.Process(target=_work, args=(theirs, job), name=f"fuseline {job.name}")
         process.start()
         theirs.close()
         self._live.add(process)
-        failure: str | None = None
+        result: int | str | None = None
         try:
             while True:
                 try:
                     message = ours.recv()
                 except EOFError:
                     break
-                if isinstance(message, str):
-                    failure = message
-                else:
+                if isinstance(message, Progress):
                     report(message)
+                else:
+                    result = message
             process.join()
         finally:
             if process.is_alive():
@@ -96,13 +101,13 @@ class Workers:
                 process.join()
             self._live.discard(process)
             ours.close()
-        return failure or _ending(process.exitcode or 0)
+        return _ending(process.exitcode) if result is None else result
 
 
-def _ending(code: int) -> str | None:
-    if code < 0:
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
         return f"its process was killed by {signal.Signals(-code).name}"
-    return f"its process ended with code {code}" if code else None
+    return f"its process ended without a word (code {code})"
 
 
 def _work(connection: Connection, job: MemberJob) -> None:
@@ -110,13 +115,15 @@ def _work(connection: Connection, job: MemberJob) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; our parent decides what becomes of us
     torch.set_num_threads(job.replicas[0].spec.threads)
+    trained = 0
     try:
         for number, replica in enumerate(job.replicas):
 
             def report(epoch: Epoch, number: int = number, epochs: int = replica.spec.epochs) -> None:
                 connection.send(Progress(job.name, number, len(job.replicas), epoch, epochs))
 
-            train_into(Store(job.store), job.data, replica, report)
+            trained += not train_into(Store(job.store), job.data, replica, report)
+        connection.send(trained)
     except BrokenPipeError:
         raise SystemExit(1) from None  # our parent is gone
     except FuselineError as error:

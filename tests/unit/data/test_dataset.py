@@ -198,7 +198,6 @@ def test_zones_are_taken_into_account(table: Prepare) -> None:
         ({"x": [1.0, None, 3.0, 4.0]}, {"missing": "refuse", "inputs": ["x"]}, "'x', row 1: the value is missing"),
         ({}, {"missing": "refuse"}, "'c', row 2: the value is missing"),
         ({"x": [1.0, 2.0, float("inf"), 4.0]}, {}, "'x', row 2: inf"),
-        ({"x": [1.0, 2.0, 3.0, 1e39]}, {}, "'x', row 3: 1e+39"),
     ],
 )
 def test_wrong_rows_and_columns_are_named(refused: Callable[..., str], change: Any, settings: Any, words: str) -> None:
@@ -358,10 +357,10 @@ def test_a_rows_hash_does_not_depend_on_new_words(rows: list[tuple[Any, ...]]) -
 
 def test_every_nan_is_the_same_and_the_inputs_stay_as_they_are() -> None:
     schema = Schema(numeric=["a"], targets={})
-    bits = np.array([0x7FC00000, 0x7FC00001, 0xFFC00000, 0x7F800001], np.uint32)
-    array = bits.view(np.float32)[:, None].copy()
+    bits = np.array([0x7FF8 << 48, (0x7FF8 << 48) + 1, 0xFFF8 << 48, (0x7FF0 << 48) + 1], np.uint64)
+    array = bits.view(np.float64)[:, None].copy()
     assert len(set(plain(content_hash(schema, {"numeric": array})))) == 1
-    assert (array.view(np.uint32)[:, 0] == bits).all()
+    assert (array.view(np.uint64)[:, 0] == bits).all()
 
 
 def test_columns_are_not_mixed_up() -> None:

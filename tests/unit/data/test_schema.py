@@ -27,7 +27,7 @@ def table(**columns: Any) -> pd.DataFrame:
 def test_a_table_becomes_numbers_and_codes() -> None:
     arrays = TABLE.encode(table())
     assert set(arrays) == {"numeric", "categorical"}
-    assert arrays["numeric"].dtype == np.float32
+    assert arrays["numeric"].dtype == np.float64
     assert arrays["numeric"].tolist() == [[1, 3], [2, 4]]
     assert arrays["categorical"].tolist() == [[FIRST + 1, FIRST + 1], [FIRST, FIRST]]
     assert rows_of(arrays) == 2
@@ -101,7 +101,6 @@ def test_words_of_other_values() -> None:
     [
         ({"a": [1.0, np.inf]}, "column 'a', row 1: inf"),
         ({"b": [-np.inf, 1.0]}, "column 'b', row 0: -inf"),
-        ({"b": [1.0, 1e39]}, "column 'b', row 1: 1e+39"),
         ({"a": [1.0, "many"]}, "column 'a', row 1: 'many'"),
     ],
 )

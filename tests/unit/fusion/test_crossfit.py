@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,7 @@ def folds(rows, count=5, seed=0):
 def learnable(values, y, held_out=None, variances=None, features=None, count=5):
     rows = len(y)
     held_out = np.ones(rows, bool) if held_out is None else held_out
-    return Learnable(Outputs(values, variances, features), y, held_out, folds(rows, count))
+    return Learnable(Outputs(values, variances, features), y, held_out, folds(rows, count), np.arange(rows), True)
 
 
 def classes_said(seed, signal, rows=300, classes=3, width=12):
@@ -224,12 +226,12 @@ def test_the_table_holds_mean_losses_and_paired_standard_errors():
 def test_rules_are_compared_on_held_out_rows_if_one_of_them_uses_features():
     rows = classes_said(6, signal=[1.0, 1.0])
     held_out = np.arange(300) < 120
-    rows = Learnable(rows.outputs, rows.target, held_out, rows.fold)
+    rows = replace(rows, held_out=held_out)
     without, within = (compare(rules, rows, SEED) for rules in (QUICK[:1], [QUICK[0], QUICK[-1]]))
     assert (len(without.rows), len(within.rows)) == (300, 120)
     assert list(within.table) == ["mean", "features"]
     assert all(np.isfinite(row["loss"]) for row in within.table.values())
-    inside = judge(Fused(rows.outputs.values.mean(0)), rows.target, np.flatnonzero(held_out)).mean()
+    inside = judge(Fused(rows.outputs.values.mean(0)), rows, np.flatnonzero(held_out)).mean()
     assert within.table["mean"]["loss"] == pytest.approx(inside)
 
 
@@ -245,7 +247,11 @@ def test_rules_are_judged_as_calibrated():
     y = torch.from_numpy((rng.random(500) < 0.3).astype(int))
     confident = torch.tensor([[0.99, 0.01]]).double().repeat(500, 1)
     common = np.arange(400)
-    calibrated = judge(Fused(confident), y, common).mean()
+    rows = learnable(confident[None], y)
+    calibrated = judge(Fused(confident), rows, common).mean()
+    assert judge(Fused(confident), replace(rows, calibrated=False), common) == pytest.approx(
+        row_scores(Fused(confident), y)[:400]
+    )
     share = y[:400].double().mean()
     best = float(-(share * share.log() + (1 - share) * (1 - share).log()))
     assert row_scores(Fused(confident), y)[:400].mean() > best + 0.5
