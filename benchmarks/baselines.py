@@ -6,6 +6,10 @@ For each recipe and split seed: the whole ensemble, trained by fuseline's own fu
 Dummy and a LogisticRegression or Ridge (missing values filled in, numbers standardised, categories one-hot). Those are fitted
 on all rows that the ensemble may use: train, fusion and calibration. Every prediction is scored on the same resamples of the
 test rows, those of fuseline's own report; a gain is how much better the chosen fusion is, so above 0 it is better.
+
+With several seeds a last table pools them: each row that was a test row in any split counts once, by the mean over those
+splits of how much smaller its loss (log loss, squared error) was, and rows are resampled. On a handful of test rows a split this
+is what can be told at all.
 """
 
 from __future__ import annotations
@@ -70,15 +74,21 @@ class Rival:
     name: str
     value: Interval
     gain: Interval
+    by_row: dict[int, float]
+    """How much smaller the fusion's loss is, by test row."""
 
     @property
     def verdict(self) -> str:
-        """What the paired interval allows to say of the fusion."""
-        if self.gain.low > 0:
-            return "better"
-        if self.gain.high < 0:
-            return "worse"
-        return "ahead, unsure" if self.gain.value > 0 else "behind, unsure"
+        return verdict(self.gain)
+
+
+def verdict(gain: Interval) -> str:
+    """What a paired interval allows to say of the fusion."""
+    if gain.low > 0:
+        return "better"
+    if gain.high < 0:
+        return "worse"
+    return "ahead, unsure" if gain.value > 0 else "behind, unsure"
 
 
 @dataclass(frozen=True)
@@ -188,14 +198,42 @@ def compare(plan: Plan, report: dict[str, Any], folder: Path, target: str, secon
     def scored(said: Floats) -> Scores:
         return score(kind, truth, said, weights, names, independent_rows(units))
 
-    fusion = scored(np.load(folder / f"predictions-{target}.npy"))
+    own = np.load(folder / f"predictions-{target}.npy")
+    fusion, losses = scored(own), row_losses(kind, truth, own)
     rivals = []
     for name, said in baselines(plan, target).items():
-        scores = scored(said)
-        rivals.append(Rival(name, interval(scores, metric, level), paired_gain(fusion, scores, metric, level)))
+        scores, saved = scored(said), row_losses(kind, truth, said) - losses
+        by_row = dict(zip(test.tolist(), saved.tolist(), strict=True))
+        rivals.append(Rival(name, interval(scores, metric, level), paired_gain(fusion, scores, metric, level), by_row))
     shown = {name: interval(fusion, name, level) for name in names}
     chosen = report["targets"][target]["chosen"]
     return Line(recipe.name, recipe.data.split.seed, target, len(test), chosen, metric, shown, rivals, seconds)
+
+
+def row_losses(kind: str, truth: NDArray[Any], said: Floats) -> Floats:
+    """The log loss or the squared error of each row (n,)."""
+    if kind == "classification":
+        return -np.log(np.clip(said[np.arange(len(truth)), truth], np.finfo(np.float64).eps, 1))
+    return (said[:, 0] - truth) ** 2
+
+
+def pooled(lines: Sequence[Line], level: float = 0.95, count: int = 10_000) -> list[dict[str, Any]]:
+    """Per recipe, target and rival the mean over rows of the loss that the fusion saves, with its bootstrap interval."""
+    found = []
+    for recipe, target in dict.fromkeys((line.recipe, line.target) for line in lines):
+        own = [line for line in lines if (line.recipe, line.target) == (recipe, target)]
+        for i, rival in enumerate(own[0].rivals):
+            rows: dict[int, list[float]] = {}
+            for line in own:
+                for row, saved in line.rivals[i].by_row.items():
+                    rows.setdefault(row, []).append(saved)
+            saved = np.array([np.mean(values) for values in rows.values()])
+            means = resamples(np.arange(len(saved)), count, np.random.default_rng(0)) @ saved / len(saved)
+            low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+            gain = Interval(float(saved.mean()), float(low), float(high))
+            entry = {"recipe": recipe, "target": target, "seeds": len(own), "rival": rival.name, "rows": len(saved)}
+            found.append({**entry, "saved": gain._asdict(), "verdict": verdict(gain)})
+    return found
 
 
 def measure(path: Path, seed: int, store: Store) -> list[Line]:
@@ -253,6 +291,17 @@ def summary(lines: Sequence[Line]) -> Table:
     return table
 
 
+def pooled_table(lines: Sequence[Line]) -> Table:
+    """One row per recipe, target and rival."""
+    table = Table(title="Pooled over the split seeds: mean loss saved per row")
+    for name in ("recipe", "target", "rival", "rows", "loss saved", "verdict"):
+        table.add_column(name, no_wrap=True)
+    for row in pooled(lines):
+        saved = shown(Interval(**row["saved"]))
+        table.add_row(row["recipe"], row["target"], row["rival"], str(row["rows"]), saved, row["verdict"])
+    return table
+
+
 def shown(found: Interval) -> str:
     return f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]"
 
@@ -262,7 +311,7 @@ def show(lines: Sequence[Line]) -> None:
     screen = Console()
     if not screen.is_terminal:
         screen.width = 180
-    screen.print(board(lines), summary(lines), sep="\n")
+    screen.print(board(lines), summary(lines), pooled_table(lines), sep="\n")
     held = f"{sum(line.holds for line in lines)} of {len(lines)} hold"
     screen.print(f"{held}: ahead of Dummy, and not worse than the linear model by the paired interval.", highlight=False)
 
@@ -304,7 +353,7 @@ def main(given: Sequence[str] | None = None) -> int:
         return error.exit_code
     show(lines)
     if asked.json is not None:
-        found = {"lines": [line.plain() for line in lines], "medians": medians(lines)}
+        found = {"lines": [line.plain() for line in lines], "medians": medians(lines), "pooled": pooled(lines)}
         asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 

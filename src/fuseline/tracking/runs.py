@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,9 @@ class Tracker:
         columns += [(column, DataType.string) for column in schema.categorical]
         columns += [(t, DataType.string if its.classes else DataType.double) for t, its in schema.targets.items()]
         shown = Schema([ColSpec(kind, column) for column, kind in columns[:1000]])
-        source = resolve_dataset_source(origin) if Path(origin).is_file() else CodeDatasetSource({"origin": origin})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # MLflow knows two names of one kind of local file
+            source = resolve_dataset_source(origin) if Path(origin).is_file() else CodeDatasetSource({"origin": origin})
         data = MetaDataset(source, name, digest, shown)  # type: ignore[abstract]
         entity = Dataset(**data.to_dict())
         self.client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
