@@ -149,9 +149,7 @@ def judge(plan: Plan, store: Store, members: list[BankedMember]) -> tuple[dict[s
     """Fuse every target and score it on the test rows: fuseline's own report, and the folder of the winners' predictions."""
     recipe, dataset, split = plan.recipe, plan.dataset, plan.split
     bank, _ = build_bank(store, dataset, split, members)
-    fused = [
-        fuse_target(store, bank, dataset, split, plan.fuse_spec(target), plan.strata, plan.units)[0] for target in recipe.targets
-    ]
+    fused = [fuse_target(store, bank, dataset, split, plan.fuse_spec(target), plan.units)[0] for target in recipe.targets]
     names = {target: list(SHOWN[spec.kind]) for target, spec in recipe.targets.items()}
     resampled = recipe.evaluation.resamples, recipe.evaluation.level
     report, folder, _ = evaluate(store, bank, dataset, split, plan.units, fused, names, *resampled, recipe.seed)

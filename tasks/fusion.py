@@ -17,5 +17,5 @@ def fuse(record: PlanRecord, bank: StageRecord, target: str) -> StageRecord:
     """The folder of a target's fitted candidates; see :func:`fuseline.fusion.fuse.fuse_target`."""
     plan, store = Plan.open(record.folder), Store()
     spec = plan.fuse_spec(target)
-    fused, reused = fuse_target(store, Bank.open(bank.folder), plan.dataset, plan.split, spec, plan.strata, plan.units)
+    fused, reused = fuse_target(store, Bank.open(bank.folder), plan.dataset, plan.split, spec, plan.units)
     return StageRecord(store.path("fusion", fused.key), reused)

@@ -72,10 +72,6 @@ class Plan:
     def units(self) -> NDArray[np.int64]:
         return units(self.dataset, self.recipe.data.split)
 
-    @property
-    def strata(self) -> NDArray[np.int64]:
-        return strata(self.dataset)
-
     def job(self, member: str, store: Store) -> MemberJob:
         return MemberJob(member, store.root, self.data, self.members[member])
 
@@ -180,8 +176,8 @@ def _train_spec(recipe: Recipe, position: int, dataset: Dataset) -> TrainSpec:
         raise RecipeError(f"{field}.augment: {augment[0].name!r} works on pictures, and the data are a table; remove it.")
     try:
         Network(dataset.schema, network)  # built once, to find settings that don't fit the data
-    except RuntimeError as error:
-        raise RecipeError(f"{field}.architecture: these settings don't fit the data: {error}.") from None
+    except (RecipeError, RuntimeError) as error:
+        raise RecipeError(f"{field}.architecture: this does not fit the data: {str(error).rstrip('.')}.") from None
     device = recipe.training.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -209,7 +205,7 @@ def _positions(recipe: Recipe) -> list[tuple[int, int]]:
 
 def _divide(recipe: Recipe, partition: Component, dataset: Dataset, split_: Split) -> Shares:
     rows = split_.rows("train")
-    pool = Pool(rows, strata(dataset)[rows], units(dataset, recipe.data.split)[rows])
+    pool = Pool(rows, strata(dataset, rows), units(dataset, recipe.data.split)[rows])
     positions = _positions(recipe)
     own = [np.random.default_rng(stream(recipe.seed, MEMBERS, e, c, 0)) for e, c in positions]
     common = np.random.default_rng(stream(recipe.seed, PARTITION))

@@ -66,13 +66,14 @@ def units(dataset: Dataset, spec: SplitSpec) -> NDArray[np.int64]:
     return np.asarray(connected_components(links, directed=False)[1][group], np.int64)
 
 
-def strata(dataset: Dataset) -> NDArray[np.int64]:
-    """Numbers (N,) of the strata: classes of the first classification target, else ten quantiles of the first target."""
+def strata(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The stratum of each of some rows (n,): the class of the first classification target, else one of ten quantiles of the
+    first target among those rows. No other row's target has any part in it."""
     for name, schema in dataset.schema.targets.items():
         if schema.kind == "classification":
-            return np.asarray(dataset.targets[name])
-    values = next(iter(dataset.targets.values()))
-    edges = np.quantile(values, np.linspace(0, 1, max(1, min(10, len(values) // 10)) + 1)[1:-1])
+            return np.asarray(dataset.targets[name])[rows]
+    values = np.asarray(next(iter(dataset.targets.values())))[rows]
+    edges = np.quantile(values, np.linspace(0, 1, max(1, min(10, len(values) // 10)) + 1)[1:-1]) if len(values) else []
     return np.searchsorted(edges, values, side="right").astype(np.int64)
 
 
@@ -88,7 +89,9 @@ def _stable(dataset: Dataset, spec: SplitSpec) -> Roles:
 def _stratified(dataset: Dataset, spec: SplitSpec) -> Roles:
     """Exact shares overall and nearly so in each stratum; rows of equal content move as one."""
     shares = [spec.train, spec.fusion, spec.calibration, spec.test]
-    return deal(strata(dataset), units(dataset, spec), shares, np.random.default_rng(spec.seed)).astype(np.int8)
+    return deal(strata(dataset, np.arange(len(dataset))), units(dataset, spec), shares, np.random.default_rng(spec.seed)).astype(
+        np.int8
+    )
 
 
 def _group(dataset: Dataset, spec: SplitSpec) -> Roles:

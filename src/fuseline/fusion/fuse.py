@@ -15,7 +15,7 @@ from fuseline.bank import Bank
 from fuseline.component import Component
 from fuseline.data.dataset import Dataset
 from fuseline.data.dealing import deal
-from fuseline.data.split import Split
+from fuseline.data.split import Split, strata
 from fuseline.evaluation.calibration import fit_calibration
 from fuseline.fusion.combine import COMBINERS, Combiner, combiner_name
 from fuseline.fusion.crossfit import Learnable, best_member, compare, fit, pick, summary
@@ -92,7 +92,7 @@ class FusedTarget:
         )
 
 
-def learnable(bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, strata: Rows, units: Rows) -> Learnable:
+def learnable(bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, units: Rows) -> Learnable:
     """The rows on which every member is finite among the fusion rows and, out of fold, the training rows."""
     rows = bank.finite(spec.target, split.rows("train", "fusion"))
     on_features = any(rule.name in ON_FEATURES for rule in spec.rules)
@@ -102,32 +102,31 @@ def learnable(bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, strata
         outputs=bank.outputs(spec.target, rows, features=on_features),
         target=torch.from_numpy(np.asarray(dataset.targets[spec.target])[rows]),
         held_out=held_out,
-        fold=deal(2 * strata[rows] + held_out, units[rows], [1 / spec.folds] * spec.folds, generator),
+        fold=deal(2 * strata(dataset, rows) + held_out, units[rows], [1 / spec.folds] * spec.folds, generator),
         unit=units[rows],
         calibrated=spec.calibrated,
     )
 
 
 def fuse_target(
-    store: Store, bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, strata: Rows, units: Rows
+    store: Store, bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, units: Rows
 ) -> tuple[FusedTarget, bool]:
     """Fit every candidate of a target, or find them in the store.
 
     The rules learn from the bank's finite training and fusion rows, calibration from the calibration rows; the test rows are
-    not looked at. ``strata`` and ``units`` (N,) say how the folds are dealt.
+    not looked at. ``units`` (N,) says which rows no fold parts.
     """
     key = content_key(
         bank=bank.key,
         target=spec.target,
         rules=[rule.model_dump(mode="json") for rule in spec.rules],
         rest=[spec.folds, spec.calibrated, spec.seed, spec.threads],
-        strata=strata,
         units=units,
         code=code_version("fusion", "evaluation", "bank", "data", "seeding", "threads"),
     )
 
     def build(folder: Path) -> None:
-        pool = learnable(bank, dataset, split, spec, strata, units)
+        pool = learnable(bank, dataset, split, spec, units)
         seed = stream(spec.seed, FUSION, 1)
         comparison = compare(spec.rules, pool, seed)
         fitted = {rule.name: fit(rule, pool, seed) for rule in spec.rules}

@@ -1,0 +1,395 @@
+"""What tests of the whole command share. Nothing is written outside temporary folders.
+
+The command is dear to start, so one real run in a process of its own (``first_run``) is inspected by many tests, and further
+runs go through one process that stays up (``commands``) and talks to one Prefect server (``server``).
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(tempfile.mkdtemp(prefix="fuseline-tests-"))
+atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
+os.environ["PREFECT_HOME"] = str(ROOT / "prefect")  # read when prefect is imported, which a test file may do
+os.environ["FUSELINE_HOME"] = str(ROOT / "home")
+for _name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID"):
+    os.environ.pop(_name, None)
+
+FUSELINE = Path(sys.executable).with_name("fuseline")
+
+WINE = """
+name: wine
+data:
+  source: {sklearn: {name: wine}}
+  split: {rule: stratified, fusion: 0.0, calibration: 0.15, test: 0.35}
+targets:
+  wine: {kind: classification, column: target}
+partition: {kfold: {folds: 3}}
+members:
+  - name: linear
+    architecture: {mlp: {hidden: []}}
+    optimizer: {adamw: {lr: 0.05}}
+    epochs: 6
+    batch_size: 16
+    early_stopping: null
+  - name: mlp
+    architecture: {mlp: {hidden: [16]}}
+    optimizer: {adamw: {lr: 0.03}}
+    epochs: 6
+    batch_size: 16
+    early_stopping: {holdout: 0.2, patience: 5}
+fusion:
+  rules: [mean, vote, weights, greedy, stacking]
+evaluation: {resamples: 200}
+registry:
+  floors: {wine: {accuracy: 0.6}}
+"""
+
+MIXED = """
+name: mixed
+data:
+  source: {parquet: {path: table.parquet}}
+  id: name
+  split: {rule: stratified, fusion: 0.25, calibration: 0.15, test: 0.2}
+targets:
+  kind: {kind: classification, fusion: [mean, features]}
+  size: {kind: regression, fusion: [weights, stacking]}
+partition: full
+members:
+  - name: mlp
+    architecture: {mlp: {hidden: [12]}}
+    optimizer: {adamw: {lr: 0.02}}
+    epochs: 8
+    batch_size: 16
+    early_stopping: null
+evaluation: {resamples: 200}
+"""
+
+
+BOOTSTRAP = """
+name: bootstrap
+data:
+  source: {sklearn: {name: iris}}
+targets:
+  iris: {kind: classification, column: target}
+partition: bootstrap
+members:
+  - {name: linear, count: 1, architecture: {mlp: {hidden: []}}, epochs: 2, early_stopping: null}
+fusion: {rules: [mean]}
+evaluation: {resamples: 100}
+"""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def summary(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run, the folder that holds its recipe and the home that it worked in."""
+
+    folder: Path
+    recipe: Path
+    home: Path
+    finished: Finished
+
+    @property
+    def summary(self) -> Any:
+        return self.finished.summary
+
+    @property
+    def store(self) -> Path:
+        return self.home / "store"
+
+    def reports(self) -> list[Path]:
+        """The folders of all reports, the oldest first."""
+        return sorted((self.store / "report").glob("[!.]*"), key=lambda place: place.stat().st_mtime_ns)
+
+
+def mixed_table() -> pd.DataFrame:
+    """Rows with numbers, words and gaps in both, a class and a value to predict, and a name."""
+    random = np.random.default_rng(5)
+    n = 160
+    color = random.choice(["red", "green", "blue"], n)
+    x, y = random.normal(size=n), random.normal(size=n)
+    size = 10 * x + 3 * (color == "red") + random.normal(size=n)
+    return pd.DataFrame(
+        {
+            "name": [f"row {i}" for i in range(n)],
+            "x": np.where(random.random(n) < 0.1, np.nan, x),
+            "y": y,
+            "color": pd.Series(color, dtype=object).where(random.random(n) > 0.1, None),
+            "kind": np.where(y + 0.3 * random.normal(size=n) > 0, "up", "down"),
+            "size": size,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Any]:
+    """Wait for a condition and return what it gives; fail if it does not come true."""
+
+    def wait(condition: Callable[[], Any], what: str, patience: float = 120.0) -> Any:
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            if found := condition():
+                return found
+            time.sleep(0.02)
+        raise AssertionError(f"waited in vain: {what}")
+
+    return wait
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of one's own, and a working folder where no ``mlflow.yml`` stands."""
+    monkeypatch.setenv("FUSELINE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def recipe_file() -> Callable[..., Path]:
+    """Write a recipe into a folder."""
+
+    def write(folder: Path, text: str = WINE, name: str = "recipe.yaml") -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+        if "table.parquet" in text:
+            mixed_table().to_parquet(folder / "table.parquet")
+        return folder / name
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def wine_recipe() -> str:
+    return WINE
+
+
+@pytest.fixture(scope="session")
+def mixed_recipe() -> str:
+    return MIXED
+
+
+@pytest.fixture(scope="session")
+def environment() -> Callable[..., dict[str, str]]:
+    """An environment for a process, with its own home; what is None is taken out."""
+
+    def make(home: Path, **changes: str | None) -> dict[str, str]:
+        merged: dict[str, str | None] = {**os.environ, "FUSELINE_HOME": str(home), **changes}
+        return {name: value for name, value in merged.items() if value is not None}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def command(environment: Callable[..., dict[str, str]]) -> Callable[..., Finished]:
+    """Run the real ``fuseline`` command in a process of its own, in the folder where its home is."""
+
+    def call(*arguments: str | Path, home: Path, **changes: str | None) -> Finished:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(
+            [FUSELINE, *map(str, arguments)],
+            env=environment(home, **changes),
+            cwd=home.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def first_run(
+    tmp_path_factory: pytest.TempPathFactory, recipe_file: Callable[..., Path], command: Callable[..., Finished]
+) -> Ran:
+    """One real run, with a Prefect server of its own."""
+    folder = tmp_path_factory.mktemp("wine")
+    recipe = recipe_file(folder)
+    return Ran(folder, recipe, folder / "home", command("run", recipe, "--json", home=folder / "home"))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The address of one Prefect server for the session, started as the command starts its own."""
+    from flows.server import prefect_server, wait_until_up
+
+    with prefect_server() as address:
+        del os.environ["PREFECT_API_URL"]  # only those who are told of it shall use it
+        try:
+            wait_until_up(address)
+            yield address
+        finally:
+            os.environ["PREFECT_API_URL"] = address
+
+
+@pytest.fixture(scope="session")
+def ask(server: str) -> Callable[..., Any]:
+    """Ask the session's Prefect server."""
+
+    def post(path: str, **body: Any) -> Any:
+        question = urllib.request.Request(
+            f"{server}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(question, timeout=60) as answer:
+            return json.load(answer)
+
+    return post
+
+
+HOST = """
+import json, os, sys, traceback
+answers, sys.stdout = sys.stdout, sys.stderr
+from typer.testing import CliRunner
+from flows.cli import app
+for line in sys.stdin:
+    arguments, home = json.loads(line)
+    os.environ["FUSELINE_HOME"] = home
+    os.chdir(os.path.dirname(home))
+    result = CliRunner().invoke(app, arguments)
+    error = result.stderr
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        error += "".join(traceback.format_exception(result.exception))
+    print(json.dumps([result.exit_code, result.stdout, error]), file=answers, flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def commands(
+    server: str, environment: Callable[..., dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Finished]]:
+    """Run commands one after the other in one process that uses the session's Prefect server."""
+    folder = tmp_path_factory.mktemp("commands")
+    with (folder / "messages.txt").open("w") as messages:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOST],
+            env=environment(folder / "home", PREFECT_API_URL=server, PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="CRITICAL"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            text=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def call(*arguments: str | Path, home: Path) -> Finished:
+            home.parent.mkdir(parents=True, exist_ok=True)
+            print(json.dumps([[str(a) for a in arguments], str(home)]), file=process.stdin, flush=True)
+            answer = process.stdout.readline()
+            assert answer, (folder / "messages.txt").read_text()
+            return Finished(*json.loads(answer))
+
+        yield call
+        process.stdin.close()
+        process.wait(60)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def mixed_run(
+    tmp_path_factory: pytest.TempPathFactory, recipe_file: Callable[..., Path], commands: Callable[..., Finished]
+) -> Ran:
+    """A run on a table with words, gaps, a class and a value to predict."""
+    folder = tmp_path_factory.mktemp("mixed")
+    recipe = recipe_file(folder, MIXED)
+    return Ran(folder, recipe, folder / "home", commands("run", recipe, "--json", home=folder / "home"))
+
+
+@pytest.fixture(scope="session")
+def tracked() -> Callable[[Path], Any]:
+    """MLflow's client for a home."""
+
+    def open_(home: Path) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mlflow's own tables make SQLAlchemy warn while they are imported
+            from mlflow import MlflowClient
+
+            import fuseline.tracking  # noqa: F401  (it keeps mlflow's telemetry off)
+
+            return MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+
+    return open_
+
+
+@pytest.fixture(scope="session")
+def runs_of(tracked: Callable[[Path], Any]) -> Callable[..., list[Any]]:
+    """All runs of a home, of one kind or under one parent."""
+
+    def find(home: Path, kind: str | None = None, parent: str | None = None) -> list[Any]:
+        client = tracked(home)
+        runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        return [
+            run
+            for run in runs
+            if kind in (None, run.data.tags.get("fuseline.kind")) and parent in (None, run.data.tags.get("mlflow.parentRunId"))
+        ]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def plain() -> Callable[[str], str]:
+    """Text without the colours of a terminal."""
+    return lambda text: re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+@pytest.fixture(scope="session")
+def fuseline_command() -> Path:
+    return FUSELINE
+
+
+@pytest.fixture(scope="session")
+def bootstrap_run(
+    tmp_path_factory: pytest.TempPathFactory, recipe_file: Callable[..., Path], commands: Callable[..., Finished]
+) -> Ran:
+    """The smallest run there is, by bootstrap."""
+    folder = tmp_path_factory.mktemp("bootstrap")
+    recipe = recipe_file(folder, BOOTSTRAP)
+    return Ran(folder, recipe, folder / "home", commands("run", recipe, "--json", home=folder / "home"))
+
+
+@pytest.fixture(scope="session")
+def replicas() -> Callable[[Path], dict[str, int]]:
+    """The replicas in a home's store, with the time when each was made."""
+    return lambda home: {place.name: place.stat().st_mtime_ns for place in (home / "store" / "replica").glob("[!.]*")}
+
+
+@pytest.fixture(scope="session")
+def second_run(
+    first_run: Ran, commands: Callable[..., Finished], replicas: Callable[[Path], dict[str, int]]
+) -> tuple[Finished, dict[str, int], dict[str, int]]:
+    """The first run's recipe once more, with the replicas before and after."""
+    before = replicas(first_run.home)
+    return commands("run", first_run.recipe, "--json", home=first_run.home), before, replicas(first_run.home)

@@ -1,0 +1,82 @@
+"""Invariant 3: where there is nothing to learn, every rule says so; fitted on training predictions, it would not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from fuseline.fusion.crossfit import fit
+from fuseline.fusion.fuse import learnable
+from fuseline.seeding import stream
+
+RULES = ["mean", "vote", "weights", "greedy", "stacking", "features"]
+CHANCE = 0.1
+
+
+@pytest.fixture(scope="module")
+def shuffled(make: Callable[..., Any], member_of: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Members that know their training rows by heart, on digits whose labels mean nothing."""
+    folder = tmp_path_factory.mktemp("shuffled")
+    x, y = load_digits(return_X_y=True)
+    np.savez(folder / "digits.npz", pixel=x[:900], digit=np.random.default_rng(11).permutation(y[:900]))
+    tree = {
+        "name": "shuffled",
+        "data": {
+            "source": {"npz": {"path": str(folder / "digits.npz")}},
+            "split": {"rule": "stratified", "fusion": 0.15, "calibration": 0.1, "test": 0.3},
+        },
+        "targets": {"digit": {"kind": "classification"}},
+        "partition": {"kfold": {"folds": 3}},
+        "members": [member_of("mlp", [128], 40, count=3, batch_size=32, optimizer={"adamw": {"lr": 0.01}})],
+        "fusion": {"rules": RULES},
+        "evaluation": {"resamples": 200, "level": 0.99},
+    }
+    return make(tree, folder)
+
+
+def entries(made: Any) -> dict[str, Any]:
+    return {entry["name"]: entry["metrics"] for entry in made.report["targets"]["digit"]["candidates"]}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rules_interval_covers_chance(shuffled: Any, rule: str) -> None:
+    accuracy = entries(shuffled)[rule]["accuracy"]
+    assert accuracy["low"] <= CHANCE <= accuracy["high"]
+    assert accuracy["high"] < 0.25
+
+
+def test_the_chosen_rule_promises_no_more_than_chance(shuffled: Any) -> None:
+    chosen = shuffled.report["targets"]["digit"]["chosen"]
+    assert entries(shuffled)[chosen]["log_loss"]["value"] == pytest.approx(np.log(10), abs=0.25)
+    loss = shuffled.fused["digit"].comparison["rules"][chosen]["loss"]
+    assert loss == pytest.approx(np.log(10), abs=0.25)
+
+
+@pytest.mark.parametrize("rule", [r for r in RULES if r != "features"])
+def test_fitted_on_training_predictions_a_rule_would_look_perfect(shuffled: Any, rule: str) -> None:
+    """The contrast: the same rule on the same rows, but on what replicas say of rows that they were trained on."""
+    plan, spec = shuffled.plan, shuffled.plan.fuse_spec("digit")
+    rows = plan.split.rows("train")
+    seen = []
+    for name, jobs in plan.members.items():
+        said = np.stack([np.load(folder / "values-digit.npy")[rows] for folder in shuffled.folders(name)]).astype(float)
+        own = np.stack([np.isin(rows, job.share.train) for job in jobs])[:, :, None]
+        seen.append((said * own).sum(0) / own.sum(0))
+    honest = learnable(shuffled.bank, plan.dataset, plan.split, spec, plan.strata, plan.units)
+    target = torch.from_numpy(np.asarray(plan.dataset.targets["digit"])[rows])
+    outputs = honest.outputs._replace(values=torch.from_numpy(np.stack(seen)), features=None)
+    leaky = replace(honest, outputs=outputs, target=target, held_out=np.zeros(len(rows), bool), fold=np.zeros(len(rows), int))
+    component = next(r for r in spec.rules if r.name == rule)
+    combiner = fit(component, leaky, stream(0))
+    looks = float((combiner(outputs).values.argmax(1) == target).double().mean())
+    test = plan.split.rows("test")
+    truth = torch.from_numpy(np.asarray(plan.dataset.targets["digit"])[test])
+    is_ = float((combiner(shuffled.bank.outputs("digit", test)).values.argmax(1) == truth).double().mean())
+    assert looks > 0.8
+    assert is_ < 0.2
