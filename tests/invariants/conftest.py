@@ -60,7 +60,7 @@ def make() -> Callable[..., Made]:
         before = {str(path): sha256_of(path) for path in sorted((store.root / KIND).rglob("*")) if path.is_file()}
         bank, _ = build_bank(store, plan.dataset, plan.split, banked)
         fused = {
-            target: fuse_target(store, bank, plan.dataset, plan.split, plan.fuse_spec(target), plan.strata, plan.units)[0]
+            target: fuse_target(store, bank, plan.dataset, plan.split, plan.fuse_spec(target), plan.units)[0]
             for target in plan.recipe.targets
         }
         settings = plan.recipe.evaluation

@@ -89,7 +89,7 @@ def test_features_are_nowhere_to_be_found_on_training_rows(wine_made: Any) -> No
 
 def test_fusions_learn_from_held_out_and_out_of_fold_rows_alone(wine_made: Any) -> None:
     plan, spec = wine_made.plan, wine_made.plan.fuse_spec("wine")
-    pool = learnable(wine_made.bank, plan.dataset, plan.split, spec, plan.strata, plan.units)
+    pool = learnable(wine_made.bank, plan.dataset, plan.split, spec, plan.units)
     roles = ("train", "fusion") if plan.recipe.partition.name == "kfold" else ("fusion",)
     rows = plan.split.rows(*roles)
     assert (pool.target.numpy() == plan.dataset.targets["wine"][rows]).all()

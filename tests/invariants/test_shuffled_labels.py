@@ -68,7 +68,7 @@ def test_fitted_on_training_predictions_a_rule_would_look_perfect(shuffled: Any,
         said = np.stack([np.load(folder / "values-digit.npy")[rows] for folder in shuffled.folders(name)]).astype(float)
         own = np.stack([np.isin(rows, job.share.train) for job in jobs])[:, :, None]
         seen.append((said * own).sum(0) / own.sum(0))
-    honest = learnable(shuffled.bank, plan.dataset, plan.split, spec, plan.strata, plan.units)
+    honest = learnable(shuffled.bank, plan.dataset, plan.split, spec, plan.units)
     target = torch.from_numpy(np.asarray(plan.dataset.targets["digit"])[rows])
     outputs = honest.outputs._replace(values=torch.from_numpy(np.stack(seen)), features=None)
     leaky = replace(honest, outputs=outputs, target=target, held_out=np.zeros(len(rows), bool), fold=np.zeros(len(rows), int))

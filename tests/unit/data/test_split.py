@@ -230,7 +230,7 @@ def test_stratified_shares_are_exact_overall_and_nearly_so_in_each_stratum(
 def test_a_regression_is_stratified_by_its_quantiles(dataset_of: DatasetOf) -> None:
     values = np.random.default_rng(0).lognormal(size=1000)
     data = dataset_of(np.arange(1000)[:, None], {"y": values})
-    numbers = strata(data)
+    numbers = strata(data, np.arange(len(data)))
     assert np.bincount(numbers).tolist() == [100] * 10
     assert (np.diff(numbers[np.argsort(values)]) >= 0).all()
     test = split(data, Spec(rule="stratified")).rows("test")
@@ -240,7 +240,7 @@ def test_a_regression_is_stratified_by_its_quantiles(dataset_of: DatasetOf) -> N
 def test_classes_come_before_values_as_strata(dataset_of: DatasetOf) -> None:
     labels = np.array([0, 1, 1, 2])
     data = dataset_of(np.arange(4)[:, None], {"v": np.arange(4.0), "y": labels})
-    assert strata(data).tolist() == labels.tolist()
+    assert strata(data, np.arange(len(data))).tolist() == labels.tolist()
 
 
 # ----------------------------------------------------------------------------------------------------------------- group
