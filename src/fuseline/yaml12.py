@@ -38,11 +38,12 @@ def dump(tree: Any) -> str:
 
 
 class _Resolver(VersionedResolver):
-    """No dates, and no underscores in numbers, which ruamel.yaml keeps from version 1.1."""
+    """No dates, no binary numbers and no underscores in numbers, which ruamel.yaml keeps from version 1.1."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         tag = super().resolve(kind, value, implicit)
-        word = str(tag).endswith(":timestamp") or (str(tag).endswith((":int", ":float")) and "_" in str(value))
+        number, text = str(tag).endswith((":int", ":float")), str(value)
+        word = str(tag).endswith(":timestamp") or (number and ("_" in text or text.lstrip("+-").startswith("0b")))
         return self.DEFAULT_SCALAR_TAG if word and kind is ScalarNode else tag
 
 

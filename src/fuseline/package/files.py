@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from fuseline.component import Part
+from fuseline.component import Part, explain
 from fuseline.data.schema import Schema
 from fuseline.errors import PackageError
 from fuseline.fusion.combine import COMBINERS, Combiner
 from fuseline.models.network import Network, NetworkSpec, Replicated
 from fuseline.package.ensemble import Ensemble
-from fuseline.store import write_json
+from fuseline.store import read_json, write_json
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS = "ensemble.json", "weights.safetensors"
@@ -65,10 +66,13 @@ def save_ensemble(
 
 
 def load_description(folder: Path) -> Description:
-    description = Description.model_validate_json((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    if description.format != FORMAT:
-        raise PackageError(f"{folder}: format {description.format} of ensemble.json is not known here (this is {FORMAT}).")
-    return description
+    tree = read_json(folder / DESCRIPTION)
+    if tree.get("format") != FORMAT:
+        raise PackageError(f"{folder}: format {tree.get('format')} of {DESCRIPTION} is not known here (this is {FORMAT}).")
+    try:
+        return Description.model_validate(tree)
+    except ValidationError as error:
+        raise PackageError(f"{folder / DESCRIPTION}: {explain(error)}") from None
 
 
 def load_ensemble(folder: Path) -> Ensemble:
@@ -83,7 +87,10 @@ def load_ensemble(folder: Path) -> Ensemble:
     for m, member in enumerate(description.members):
         networks = [Network(description.schema_, member.network) for _ in range(member.replicas)]
         for k, network in enumerate(networks):
-            network.load_state_dict(part(f"members/{m}/{k}/"))
+            try:
+                network.load_state_dict(part(f"members/{m}/{k}/"))
+            except RuntimeError as error:
+                raise PackageError(f"{folder / WEIGHTS}: member {member.name!r}: {' '.join(str(error).split())}") from None
         members.append(Replicated(networks))
     combiners = {name: COMBINERS[t.combiner](part(f"combiners/{name}/")) for name, t in description.targets.items()}
     numbers = {name: target.number for name, target in description.targets.items()}

@@ -1,0 +1,122 @@
+"""Raw rows in, a table of answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fuseline.data.schema import TargetSchema
+from fuseline.errors import DataError
+from fuseline.package.ensemble import Ensemble
+from fuseline.package.predict import predict
+
+COLUMNS = [
+    "kind", "kind_proba_up", "kind_proba_down", "kind_proba_still", "kind_uncertainty", "kind_epistemic",
+    "size", "size_uncertainty", "size_epistemic",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ensemble(ensemble_of: Callable[..., Any]) -> Ensemble:
+    return ensemble_of().ensemble
+
+
+def test_a_table_with_the_columns_that_are_documented(ensemble: Ensemble, raw: pd.DataFrame) -> None:
+    table = predict(ensemble, raw, 16)
+    assert list(table.columns) == COLUMNS == ensemble.schema.answers
+    assert all(table[name].dtype == np.float64 for name in COLUMNS if name != "kind")
+    assert np.isfinite(table[[name for name in COLUMNS if name != "kind"]].to_numpy()).all()
+
+
+def test_the_class_is_the_most_probable_one_and_probabilities_sum_to_one(ensemble: Ensemble, raw: pd.DataFrame) -> None:
+    table = predict(ensemble, raw, 16)
+    proba = table[[f"kind_proba_{label}" for label in ("up", "down", "still")]]
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+    assert table["kind"].tolist() == [name.removeprefix("kind_proba_") for name in proba.idxmax(axis=1)]
+
+
+@pytest.mark.parametrize("batch", [1, 7, 50, 1000])
+def test_the_batch_makes_no_difference(ensemble: Ensemble, raw: pd.DataFrame, batch: int) -> None:
+    whole, parts = predict(ensemble, raw, 25), predict(ensemble, raw, batch)
+    assert parts.index.equals(whole.index)
+    assert parts["kind"].tolist() == whole["kind"].tolist()
+    numbers = COLUMNS[1:6] + COLUMNS[6:]
+    np.testing.assert_allclose(parts[numbers].to_numpy(float), whole[numbers].to_numpy(float), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.Index(["b", "a", "b"], name="name"),  # the same name twice
+        pd.RangeIndex(10, 13),
+        pd.DatetimeIndex(["2024-01-02", "2024-01-01", "2023-01-01"]),
+        pd.MultiIndex.from_tuples([("a", 1), ("a", 2), ("b", 1)], names=["one", "other"]),
+    ],
+    ids=lambda index: type(index).__name__,
+)
+def test_the_answers_keep_the_rows_index(ensemble: Ensemble, raw: pd.DataFrame, index: pd.Index[Any]) -> None:
+    table = predict(ensemble, raw.head(3).set_axis(index), 2)
+    pd.testing.assert_index_equal(table.index, index)
+
+
+def test_rows_in_another_order_have_the_same_answers(ensemble: Ensemble, raw: pd.DataFrame) -> None:
+    back = predict(ensemble, raw[::-1], 16)[::-1]
+    pd.testing.assert_frame_equal(back, predict(ensemble, raw, 16), atol=1e-6, rtol=1e-6)
+
+
+def test_the_rows_given_are_left_as_they_are(ensemble: Ensemble, raw: pd.DataFrame) -> None:
+    before = raw.copy()
+    predict(ensemble, raw, 16)
+    pd.testing.assert_frame_equal(raw, before)
+
+
+def test_no_rows_have_no_answers_and_the_same_columns(ensemble: Ensemble, raw: pd.DataFrame) -> None:
+    table = predict(ensemble, raw.iloc[:0], 16)
+    assert list(table.columns) == COLUMNS
+    assert len(table) == 0
+    assert table.index.equals(raw.index[:0])
+
+
+def test_no_picture_has_no_answer_and_the_same_columns(ensemble_of: Callable[..., Any]) -> None:
+    table = predict(ensemble_of(pictures=True).ensemble, np.empty((0, 1, 4, 4), np.uint8), 16)
+    assert list(table.columns) == COLUMNS
+    assert len(table) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda rows: rows.drop(columns="y"), ["'y'", "missing"]),
+        (lambda rows: rows.drop(columns="color"), ["'color'", "missing"]),
+        (lambda rows: rows.assign(y=["1", "two", *["3"] * 48]), ["'y'", "row 1", "'two'"]),
+        (lambda rows: rows.assign(x=[0.0] * 49 + [np.inf]), ["'x'", "row 49", "not finite"]),
+        (lambda rows: rows.to_numpy(), ["expected a table", "x, y, color"]),
+    ],
+    ids=["no number", "no word", "a word for a number", "infinite", "no table"],
+)
+def test_what_is_wrong_is_named(
+    ensemble: Ensemble, raw: pd.DataFrame, refusal: Callable[..., str], change: Callable[..., Any], named: list[str]
+) -> None:
+    sentence = refusal(DataError, predict, ensemble, change(raw), 16)
+    assert all(part in sentence for part in named), sentence
+
+
+def test_pictures_of_another_shape_are_refused(ensemble_of: Callable[..., Any], refusal: Callable[..., str]) -> None:
+    sentence = refusal(DataError, predict, ensemble_of(pictures=True).ensemble, np.zeros((2, 1, 5, 4), np.uint8), 16)
+    assert "(2, 1, 5, 4)" in sentence
+
+
+@pytest.mark.parametrize("labels", [[3, 1, 2], ["no", "yes", "1"]], ids=["numbers", "words"])
+def test_classes_are_answered_as_they_stood_in_the_data(
+    ensemble_of: Callable[..., Any], raw: pd.DataFrame, labels: list[Any]
+) -> None:
+    ensemble = ensemble_of().ensemble
+    targets = {"kind": TargetSchema(kind="classification", classes=labels), "size": TargetSchema(kind="regression")}
+    ensemble.schema = ensemble.schema.model_copy(update={"targets": targets})
+    said = predict(ensemble, raw, 16)["kind"].tolist()
+    assert set(said) <= set(labels)
+    assert {type(label) for label in said} == {type(labels[0])}

@@ -1,0 +1,130 @@
+"""Versions and aliases, against a real MLflow database; what a version holds is tested with the whole command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fuseline.data.schema import Schema, TargetSchema
+from fuseline.tracking import registry
+from fuseline.tracking.registry import CHALLENGER, CHAMPION, PACKAGE, Registered, register, signature
+from fuseline.tracking.runs import Tracker
+
+SCHEMA = Schema(
+    numeric=["x"],
+    categorical={"color": ["red"]},
+    targets={"kind": TargetSchema(kind="classification", classes=["a", "b"]), "size": TargetSchema(kind="regression")},
+)
+
+
+@pytest.fixture
+def registers(
+    common_tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Callable[..., Registered]:
+    """Register a package by its key, under a name of this test; the model's files are a word."""
+
+    def save(package: Path, schema: Schema, example: Any, place: Path) -> None:
+        place.mkdir(parents=True)
+        (place / "MLmodel").write_text(package.name)
+
+    monkeypatch.setattr(registry, "save_model", save)
+    monkeypatch.setenv("FUSELINE_HOME", str(tmp_path))
+    run = common_tracker.start("run", "train", request.node.name)
+
+    def go(key: str, may_lead: bool = True, name: str = request.node.name, **tags: str) -> Registered:
+        return register(common_tracker, run, name, tmp_path / key, SCHEMA, pd.DataFrame(), tags, may_lead)
+
+    return go
+
+
+def holders(tracker: Tracker, name: str) -> dict[str, int]:
+    return {alias: int(version) for alias, version in tracker.client.get_registered_model(name).aliases.items()}
+
+
+def test_the_first_that_may_lead_is_champion_and_a_later_one_only_challenger(
+    registers: Callable[..., Registered], common_tracker: Tracker
+) -> None:
+    first, second = registers("one"), registers("two")
+    assert first == Registered(first.name, 1, [CHALLENGER, CHAMPION], False)
+    assert second == Registered(first.name, 2, [CHALLENGER], False)
+    assert holders(common_tracker, first.name) == {CHAMPION: 1, CHALLENGER: 2}
+
+
+def test_one_that_may_not_lead_leaves_the_place_to_the_first_that_may(
+    registers: Callable[..., Registered], common_tracker: Tracker
+) -> None:
+    low = registers("low", may_lead=False)
+    assert low.aliases == [CHALLENGER]
+    assert registers("high").aliases == [CHALLENGER, CHAMPION]
+    assert holders(common_tracker, low.name) == {CHAMPION: 2, CHALLENGER: 2}
+
+
+def test_a_package_that_is_registered_gets_no_new_version_but_its_tags(
+    registers: Callable[..., Registered], common_tracker: Tracker
+) -> None:
+    first = registers("one", floors="cleared", recipe="a")
+    again = registers("one", floors="cleared", recipe="b")
+    assert again == Registered(first.name, 1, first.aliases, True)
+    (version,) = common_tracker.client.search_model_versions(f"name = '{first.name}'")
+    assert version.tags == {PACKAGE: "one", "floors": "cleared", "recipe": "b"}
+
+
+def test_a_registered_package_becomes_champion_once_it_may_lead(registers: Callable[..., Registered]) -> None:
+    assert registers("one", may_lead=False).aliases == [CHALLENGER]
+    assert registers("one", may_lead=True) == Registered(registers("one").name, 1, [CHALLENGER, CHAMPION], True)
+
+
+def test_an_old_package_does_not_take_the_challengers_place_back(
+    registers: Callable[..., Registered], common_tracker: Tracker
+) -> None:
+    name = registers("one").name
+    registers("two")
+    assert registers("one").aliases == [CHAMPION]
+    assert holders(common_tracker, name) == {CHAMPION: 1, CHALLENGER: 2}
+
+
+def test_aliases_that_were_taken_away_are_given_again(registers: Callable[..., Registered], common_tracker: Tracker) -> None:
+    name = registers("one").name
+    for alias in (CHAMPION, CHALLENGER):
+        common_tracker.client.delete_registered_model_alias(name, alias)
+    assert registers("one").aliases == [CHALLENGER, CHAMPION]
+
+
+def test_another_name_is_another_model(registers: Callable[..., Registered], common_tracker: Tracker) -> None:
+    registers("one")
+    other = registers("one", name="elsewhere")
+    assert (other.version, other.reused) == (1, False)
+    assert holders(common_tracker, "elsewhere") == {CHAMPION: 1, CHALLENGER: 1}
+
+
+def test_a_version_belongs_to_its_run_and_holds_the_model(registers: Callable[..., Registered], common_tracker: Tracker) -> None:
+    made = registers("one")
+    version = common_tracker.client.get_model_version(made.name, "1")
+    assert common_tracker.client.get_run(version.run_id).data.tags["fuseline.kind"] == "train"
+    assert (Path(version.source.removeprefix("file://")) / "MLmodel").read_text() == "one"
+
+
+def test_a_signature_takes_anything_in_a_column_and_says_what_is_answered() -> None:
+    signed = signature(SCHEMA)
+    assert signed.inputs.input_names() == ["x", "color"]
+    assert signed.outputs.input_names() == SCHEMA.answers
+    kinds = {column.name: column.type.name for column in signed.outputs}
+    assert kinds.pop("kind") == "string"
+    assert set(kinds.values()) == {"double"}
+
+
+@pytest.mark.parametrize(("classes", "kind"), [([0, 1], "long"), ([False, True], "boolean"), (["a", "b"], "string")])
+def test_a_class_is_answered_by_its_own_type(classes: list[Any], kind: str) -> None:
+    schema = Schema(numeric=["x"], targets={"t": TargetSchema(kind="classification", classes=classes)})
+    assert signature(schema).outputs.inputs[0].type.name == kind
+
+
+def test_pictures_are_signed_by_their_shape() -> None:
+    schema = Schema(image=(3, 8, 9), image_dtype="float32", targets={"t": TargetSchema(kind="regression")})
+    (pictures,) = signature(schema).inputs.inputs
+    assert (pictures.shape, pictures.type) == ((-1, 3, 8, 9), np.dtype("float32"))
