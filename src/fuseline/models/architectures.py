@@ -88,7 +88,7 @@ def cnn(
 ) -> nn.Module:
     """A small convolutional network for pictures: ``convolutions`` layers in each stage of ``channels``."""
     if schema.image is None:
-        raise RecipeError("'cnn' needs pictures, and the data are a table; use 'mlp'")
+        raise RecipeError("'cnn' needs pictures, and the data are a table; use 'mlp'.")
     return CNN(schema.image, channels, convolutions, features, dropout)
 
 
