@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,21 @@ def test_a_loss_that_is_not_finite_names_member_and_epoch(planned: Callable[...,
     assert not list((store.root / KIND).glob("*"))
 
 
+def writers(store: Store) -> list[psutil.Process]:
+    """Our descendants that have a file of the store open; processes that end while we look have none."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if any(str(store.root) in file.path for file in process.open_files()):
+                found.append(process)
+    return found
+
+
 def test_a_killed_worker_is_told_by_its_signal_and_leaves_nothing_half_made(planned: Callable[..., Any]) -> None:
     plan, store = planned(epochs=100_000)
 
     def kill(progress: Progress) -> None:
-        ours = psutil.Process().children(recursive=True)
-        writing = [p for p in ours if any(store.root.as_posix() in f.path for f in p.open_files())]
+        writing = writers(store)
         assert len(writing) == 1, "the worker holds its replica's lock"
         os.kill(writing[0].pid, signal.SIGKILL)
 
@@ -90,9 +100,7 @@ def test_an_error_in_the_listener_ends_the_worker(planned: Callable[..., Any]) -
     workers: list[psutil.Process] = []
 
     def fail(progress: Progress) -> None:
-        workers.extend(
-            p for p in psutil.Process().children(recursive=True) if any(str(store.root) in f.path for f in p.open_files())
-        )
+        workers.extend(writers(store))
         raise RuntimeError("enough")
 
     with pytest.raises(RuntimeError, match="enough"):
