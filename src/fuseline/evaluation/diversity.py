@@ -6,10 +6,15 @@ first, c only the second, d neither, as shares of the rows (Kuncheva and Whitake
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fuseline.evaluation.metrics import Predicted
+from fuseline.evaluation.metrics.quantiles import middle
+from fuseline.terms import Kind
 
 Floats = NDArray[np.floating[Any]]
 
@@ -49,6 +54,23 @@ def classification_diversity(target: NDArray[np.integer[Any]], probabilities: Fl
     }
 
 
+def multilabel_diversity(target: Floats, probabilities: Floats) -> dict[str, Floats]:
+    """As :func:`classification_diversity`, each known label of each row being one decision of its own between yes and no.
+
+    Args:
+        target: labels (N, C), NaN where one is not known.
+        probabilities: of each label, by each member (M, N, C).
+
+    >>> p = np.array([[[0.9, 0.2]], [[0.6, 0.7]]])  # two members, one row, two labels
+    >>> d = multilabel_diversity(np.array([[1.0, 0.0]]), p)
+    >>> float(d["disagreement"][0, 1]), float(multilabel_diversity(np.array([[1.0, np.nan]]), p)["disagreement"][0, 1])
+    (0.5, 0.0)
+    """
+    known = ~np.isnan(target)
+    yes = np.asarray(probabilities, np.float64)[:, known]
+    return classification_diversity(target[known].astype(np.int64), np.stack([1 - yes, yes], axis=2))
+
+
 def regression_diversity(target: Floats, values: Floats) -> dict[str, Floats]:
     """Pairwise ``correlation`` of the members' errors, and ``disagreement``: the root mean squared difference of two members.
 
@@ -65,6 +87,30 @@ def regression_diversity(target: Floats, values: Floats) -> dict[str, Floats]:
     covariance = covariance / (np.diag(covariance).max() or 1.0)
     gaps = np.sqrt(((v[:, None] - v[None]) ** 2).mean(2))
     return {"disagreement": gaps, "correlation": _ratio(covariance, np.outer(size, size))}
+
+
+def _of_classes(target: NDArray[Any], said: Predicted) -> dict[str, Floats]:
+    return classification_diversity(target, said.values)
+
+
+def _of_labels(target: NDArray[Any], said: Predicted) -> dict[str, Floats]:
+    return multilabel_diversity(target, said.values)
+
+
+def _of_values(target: NDArray[Any], said: Predicted) -> dict[str, Floats]:
+    """Of the values said, and of quantiles the level that stands for the median."""
+    column = 0 if said.levels is None else middle(said.levels)
+    return regression_diversity(target, said.values[:, :, column])
+
+
+DIVERSITY: dict[Kind, Callable[[NDArray[Any], Predicted], dict[str, Floats]]] = {
+    "classification": _of_classes,
+    "ordinal": _of_classes,
+    "multilabel": _of_labels,
+    "regression": _of_values,
+    "quantile": _of_values,
+}
+"""The measures of each kind of target, of what M members say: ``values`` (M, N, ...), and the quantiles' ``levels``."""
 
 
 def mean_pair(table: Floats) -> float:

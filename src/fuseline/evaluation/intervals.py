@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from fuseline.evaluation.metrics import LOWER_IS_BETTER, POINT, RESAMPLED
+from fuseline.evaluation.metrics import LOWER_IS_BETTER, POINT, RESAMPLED, SHARES, UNDIRECTED, Predicted
 from fuseline.terms import Kind
 
 Floats = NDArray[np.floating[Any]]
@@ -51,25 +51,41 @@ def independent_rows(units: NDArray[np.integer[Any]]) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
-def score(kind: Kind, target: Floats, predicted: Floats, weights: Floats, names: list[str], rows: float) -> Scores:
-    """The metrics ``names`` of a prediction (probabilities (N, C) or values (N, 1)) and of its resamples."""
+def score(kind: Kind, target: NDArray[Any], predicted: Predicted, weights: Floats, names: list[str], rows: float) -> Scores:
+    """The metrics ``names`` of what is said of N rows, and of its resamples.
+
+    Args:
+        kind: of the target.
+        target: codes or values (N,), or labels (N, C) with NaN where one is not known.
+        predicted: what is said.
+        weights: how often each resample draws each row (B, N).
+        names: some of ``METRICS[kind]``.
+        rows: how many independent rows the N are worth.
+    """
     point, spread = POINT[kind](target, predicted), RESAMPLED[kind](target, predicted, weights)
     return Scores({name: point[name] for name in names}, {name: spread[name] for name in names}, rows)
 
 
 def interval(scores: Scores, name: str, level: float) -> Interval:
-    """The percentile interval of a metric; for accuracy the Wilson score interval (Wilson 1927).
+    """The percentile interval of a metric; for a share of the rows the Wilson score interval (Wilson 1927).
 
-    The bootstrap says [1, 1] of an accuracy of 1 on whatever few rows; Wilson's interval does not.
+    The bootstrap says [1, 1] of an accuracy of 1 on whatever few rows; Wilson's interval does not. ``hamming_accuracy`` is a
+    share of labels, and those of one row depend on each other, so its interval is by resamples of rows.
     """
     value = scores.point[name]
-    if name == "accuracy":
+    if name in SHARES:
         return Interval(value, *_wilson(value, scores.rows, level))
     return Interval(value, *_percentiles(scores.resampled[name], level))
 
 
 def paired_gain(candidate: Scores, reference: Scores, name: str, level: float) -> Interval:
-    """How much better the candidate is than the reference, with its paired interval; above 0 is better."""
+    """How much better the candidate is than the reference, with its paired interval; above 0 is better.
+
+    Raises:
+        ValueError: neither more nor less of the metric is better, as of a coverage.
+    """
+    if name in UNDIRECTED:
+        raise ValueError(f"neither more nor less {name} is better")
     sign = -1.0 if name in LOWER_IS_BETTER else 1.0
     gains = sign * (candidate.resampled[name] - reference.resampled[name])
     return Interval(sign * (candidate.point[name] - reference.point[name]), *_percentiles(gains, level))

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from fuseline.evaluation.diversity import classification_diversity, mean_pair, regression_diversity
+from fuseline.evaluation.diversity import (
+    DIVERSITY,
+    classification_diversity,
+    mean_pair,
+    multilabel_diversity,
+    regression_diversity,
+)
+from fuseline.evaluation.metrics import METRICS, Predicted
 
 CLASSIFICATION = {"disagreement", "q", "kappa", "double_fault", "correlation"}
 
@@ -116,3 +123,55 @@ def test_the_mean_over_pairs_counts_each_pair_once_without_the_diagonal():
 @pytest.mark.parametrize("table", [np.ones((1, 1)), np.full((2, 2), np.nan)])
 def test_the_mean_over_no_pairs_is_nan(table):
     assert np.isnan(mean_pair(table))
+
+
+def random_labels(seed, members=3, rows=40, labels=4):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 2, (rows, labels)).astype(float)
+    truth[rng.random((rows, labels)) < 0.3] = np.nan
+    return truth, rng.random((members, rows, labels))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_are_counted_one_by_one_where_they_are_known(seed):
+    truth, p = random_labels(seed)
+    cells = [(n, c) for n in range(40) for c in range(4) if not np.isnan(truth[n, c])]
+    said = np.array([[member[n, c] > 0.5 for n, c in cells] for member in p])
+    true = np.array([truth[n, c] == 1 for n, c in cells])
+    got = multilabel_diversity(truth, p)
+    assert set(got) == CLASSIFICATION
+    assert got["disagreement"] == pytest.approx(np.array([[(a != b).mean() for b in said] for a in said]))
+    assert got["double_fault"] == pytest.approx(np.array([[((a != true) & (b != true)).mean() for b in said] for a in said]))
+    assert got["correlation"] == pytest.approx(np.corrcoef(said == true))
+    assert got["kappa"] == pytest.approx(np.array([[cohen_kappa_score(a, b) for b in said] for a in said]))
+
+
+def test_one_label_is_a_classification_of_two_classes():
+    truth, p = random_labels(5, labels=1)
+    known = ~np.isnan(truth[:, 0])
+    two = np.concatenate([1 - p, p], axis=2)[:, known]
+    expected = classification_diversity(truth[known, 0].astype(int), two)
+    assert all(table == pytest.approx(expected[name]) for name, table in multilabel_diversity(truth, p).items())
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)
+
+
+def test_each_kind_of_target_has_its_measures():
+    target, p = random_members()
+    expected = classification_diversity(target, p)
+    assert equal(DIVERSITY["classification"](target, Predicted(p)), expected)
+    assert equal(DIVERSITY["ordinal"](target, Predicted(p)), expected)
+    truth, labels = random_labels(0)
+    assert equal(DIVERSITY["multilabel"](truth, Predicted(labels)), multilabel_diversity(truth, labels))
+    assert tuple(DIVERSITY) == tuple(METRICS)
+
+
+def test_values_are_compared_themselves_and_quantiles_by_their_median():
+    rng = np.random.default_rng(4)
+    target, values = rng.normal(size=30), rng.normal(size=(3, 30, 3))
+    one = Predicted(values[:, :, :1], np.ones((3, 30, 1)))
+    assert equal(DIVERSITY["regression"](target, one), regression_diversity(target, values[:, :, 0]))
+    quantiles = Predicted(values, levels=np.array([0.1, 0.5, 0.9]))
+    assert equal(DIVERSITY["quantile"](target, quantiles), regression_diversity(target, values[:, :, 1]))

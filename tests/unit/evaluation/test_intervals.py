@@ -7,11 +7,13 @@ import pytest
 from scipy.stats import binom, norm
 
 from fuseline.evaluation.intervals import Scores, independent_rows, interval, paired_gain, resamples, score
-from fuseline.evaluation.metrics import LOWER_IS_BETTER, METRICS
+from fuseline.evaluation.metrics import LOWER_IS_BETTER, METRICS, UNDIRECTED, Predicted
+
+DIRECTED = [(kind, name) for kind in METRICS for name in METRICS[kind] if name not in UNDIRECTED]
 
 
-def accuracy_scores(right, rows):
-    return Scores({"accuracy": right / rows}, {"accuracy": np.full(10, right / rows)}, rows)
+def share_scores(right, rows, name="accuracy"):
+    return Scores({name: right / rows}, {name: np.full(10, right / rows)}, rows)
 
 
 def wilson(right, rows, level):
@@ -26,13 +28,24 @@ def spread_scores(point, resampled, name="rmse"):
 
 
 def good_and_bad(kind, rows=120):
+    """A target, and two predictions of which the first is better by every metric that has a better side."""
     rng = np.random.default_rng(0)
-    if kind == "regression":
+    if kind == "multilabel":
+        target = rng.integers(0, 2, (rows, 3)).astype(float)
+        target[rng.random((rows, 3)) < 0.2] = np.nan
+        target[:, 0] = rng.integers(0, 2, rows)
+        good = np.where(np.isnan(target), 0.5, np.where(target == 1, 0.98, 0.02))
+        return target, Predicted(good), Predicted(np.where(rng.random((rows, 3)) < 0.5, 0.98, 0.02))
+    if kind in ("regression", "quantile"):
         target = rng.normal(size=rows)
-        return target, (target + 0.1 * rng.normal(size=rows))[:, None], (target + 2 * rng.normal(size=rows))[:, None]
+        near, far = (target + 0.1 * rng.normal(size=rows))[:, None], (target + 2 * rng.normal(size=rows))[:, None]
+        if kind == "regression":
+            return target, Predicted(near, np.full((rows, 1), 0.01)), Predicted(far, np.full((rows, 1), 0.01))
+        levels = np.array([0.05, 0.5, 0.95])
+        return target, *(Predicted(center + 0.1 * norm.ppf(levels), levels=levels) for center in (near, far))
     target = rng.integers(0, 3, rows)
     good = np.where(np.eye(3)[target] == 1, 0.98, 0.01)
-    return target, good, np.eye(3)[rng.integers(0, 3, rows)] * 0.97 + 0.01
+    return target, Predicted(good), Predicted(np.eye(3)[rng.integers(0, 3, rows)] * 0.97 + 0.01)
 
 
 @pytest.mark.parametrize("units", [np.arange(7), np.array([0, 0, 0, 1, 2, 2, 9])])
@@ -61,7 +74,7 @@ def test_the_bootstrap_interval_covers_the_true_value_about_as_often_as_it_says(
     true, covered = np.sqrt(2 / np.pi), 0
     for _ in range(300):
         weights = resamples(np.arange(60), 200, rng)
-        found = interval(score("regression", np.zeros(60), rng.normal(size=(60, 1)), weights, ["mae"], 60), "mae", 0.9)
+        found = interval(score("regression", np.zeros(60), Predicted(rng.normal(size=(60, 1))), weights, ["mae"], 60), "mae", 0.9)
         covered += found.low <= true <= found.high
     assert 0.82 <= covered / 300 <= 0.96
 
@@ -70,7 +83,7 @@ def test_the_bootstrap_interval_covers_the_true_value_where_rows_come_in_groups(
     rng = np.random.default_rng(3)
     units, true, covered = np.repeat(np.arange(40), 5), np.sqrt(2 / np.pi), 0
     for _ in range(200):
-        values = rng.normal(size=40)[units][:, None]
+        values = Predicted(rng.normal(size=40)[units][:, None])
         scores = score("regression", np.zeros(200), values, resamples(units, 200, rng), ["mae"], independent_rows(units))
         found = interval(scores, "mae", 0.9)
         covered += found.low <= true <= found.high
@@ -82,7 +95,7 @@ def test_the_accuracy_interval_covers_the_true_value_where_rows_come_in_groups()
     units, covered = np.repeat(np.arange(40), 5), 0
     for _ in range(50):
         right = (rng.random(40) < 0.8)[units]
-        probabilities = np.where(right[:, None], [[0.9, 0.1]], [[0.1, 0.9]])
+        probabilities = Predicted(np.where(right[:, None], [[0.9, 0.1]], [[0.1, 0.9]]))
         scores = score(
             "classification", np.zeros(200, int), probabilities, resamples(units, 200, rng), ["accuracy"], independent_rows(units)
         )
@@ -98,7 +111,11 @@ def test_repeating_each_row_within_its_unit_does_not_narrow_the_interval(name):
     def width(copies):
         units = np.repeat(np.arange(60), copies)
         weights = resamples(units, 300, np.random.default_rng(5))
-        found = interval(score("classification", target[units], p[units], weights, [name], independent_rows(units)), name, 0.95)
+        found = interval(
+            score("classification", target[units], Predicted(p.values[units]), weights, [name], independent_rows(units)),
+            name,
+            0.95,
+        )
         return found.high - found.low
 
     assert width(4) == pytest.approx(width(1), rel=0.1)
@@ -108,20 +125,30 @@ def test_repeating_each_row_within_its_unit_does_not_narrow_the_interval(name):
 @pytest.mark.parametrize("accuracy", [0.5, 0.8, 0.95])
 def test_wilsons_interval_covers_the_true_accuracy_about_as_often_as_it_says(rows, accuracy):
     right = np.arange(rows + 1)
-    found = [interval(accuracy_scores(k, rows), "accuracy", 0.95) for k in right]
+    found = [interval(share_scores(k, rows), "accuracy", 0.95) for k in right]
     covered = np.array([i.low <= accuracy <= i.high for i in found])
     assert 0.9 <= (binom.pmf(right, rows, accuracy) * covered).sum() <= 0.99
 
 
 @pytest.mark.parametrize(("right", "rows"), [(0, 8), (3, 8), (8, 8), (97, 113)])
 def test_wilsons_interval_follows_its_formula(right, rows):
-    found = interval(accuracy_scores(right, rows), "accuracy", 0.9)
+    found = interval(share_scores(right, rows), "accuracy", 0.9)
     assert found == pytest.approx((right / rows, *wilson(right, rows, 0.9)))
+
+
+@pytest.mark.parametrize("name", ["subset_accuracy", "coverage", "coverage_90"])
+def test_other_shares_of_rows_have_wilsons_interval_too(name):
+    assert interval(share_scores(8, 8, name), name, 0.9) == pytest.approx((1, *wilson(8, 8, 0.9)))
+
+
+def test_a_share_of_labels_has_the_percentiles_of_its_resamples():
+    found = interval(spread_scores(0.5, np.arange(101) / 100, "hamming_accuracy"), "hamming_accuracy", 0.9)
+    assert found == pytest.approx((0.5, 0.05, 0.95))
 
 
 @pytest.mark.parametrize("rows", [1, 5, 100])
 def test_an_accuracy_of_one_is_not_certain(rows):
-    found = interval(accuracy_scores(rows, rows), "accuracy", 0.95)
+    found = interval(share_scores(rows, rows), "accuracy", 0.95)
     assert found.value == found.high == 1
     assert found.low < 1
 
@@ -151,10 +178,10 @@ def test_a_higher_level_gives_a_wider_interval():
 def test_a_candidate_gains_exactly_nothing_over_itself(kind):
     target, _, bad = good_and_bad(kind)
     scores = score(kind, target, bad, resamples(np.arange(120), 100, np.random.default_rng(6)), list(METRICS[kind]), 120)
-    assert all(paired_gain(scores, scores, name, 0.95) == (0, 0, 0) for name in METRICS[kind])
+    assert all(paired_gain(scores, scores, name, 0.95) == (0, 0, 0) for of, name in DIRECTED if of == kind)
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in METRICS for name in METRICS[kind]])
+@pytest.mark.parametrize(("kind", "name"), DIRECTED)
 def test_a_gain_above_zero_is_better_whichever_way_the_metric_points(kind, name):
     target, good, bad = good_and_bad(kind)
     weights = resamples(np.arange(120), 100, np.random.default_rng(7))
@@ -163,6 +190,26 @@ def test_a_gain_above_zero_is_better_whichever_way_the_metric_points(kind, name)
     assert 0 < gain.low <= gain.value <= gain.high
     assert loss == pytest.approx((-gain.value, -gain.high, -gain.low))
     assert (better.point[name] < worse.point[name]) == (name in LOWER_IS_BETTER)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("regression", "coverage_90"), ("quantile", "coverage")])
+def test_a_coverage_has_an_interval_and_no_gain(kind, name):
+    target, good, bad = good_and_bad(kind)
+    weights = resamples(np.arange(120), 100, np.random.default_rng(7))
+    better, worse = (score(kind, target, said, weights, [name], 120) for said in (good, bad))
+    found = interval(better, name, 0.95)
+    assert found == pytest.approx((better.point[name], *wilson(round(120 * better.point[name]), 120, 0.95)))
+    with pytest.raises(ValueError, match=name):
+        paired_gain(better, worse, name, 0.95)
+
+
+def test_a_metric_that_is_not_determined_has_no_bounds():
+    weights = resamples(np.arange(9), 20, np.random.default_rng(1))
+    said = Predicted(np.zeros((9, 1)))
+    scores = score("regression", np.arange(9.0), said, weights, ["nll", "coverage_90", "rmse"], 9)
+    for name in ("nll", "coverage_90"):
+        assert np.isnan(interval(scores, name, 0.9)).all()
+    assert np.isfinite(interval(scores, "rmse", 0.9)).all()
 
 
 def test_resamples_are_paired_so_a_constant_advantage_has_no_spread():
@@ -176,7 +223,7 @@ def test_a_lower_bound_above_zero_is_rare_between_equal_models():
     promoted, bare = 0, 0
     for _ in range(200):
         weights, target = resamples(np.arange(80), 150, rng), np.zeros(80)
-        first, second = (score("regression", target, rng.normal(size=(80, 1)), weights, ["mae"], 80) for _ in range(2))
+        first, second = (score("regression", target, Predicted(rng.normal(size=(80, 1))), weights, ["mae"], 80) for _ in range(2))
         gain = paired_gain(first, second, "mae", 0.9)
         promoted, bare = promoted + (gain.low > 0), bare + (gain.value > 0)
     assert bare / 200 > 0.4
