@@ -1,6 +1,6 @@
 """The data set: raw columns read once, checked, coded, fingerprinted, and served from memory-mapped arrays.
 
-Shapes: N rows; ``inputs`` as :meth:`Schema.encode` gives them; each target (N,), class codes (int64) or values (float64).
+Shapes: N rows; ``inputs`` as :meth:`Schema.encode` gives them; each target as :func:`fuseline.data.targets.encode` gives it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,22 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fuseline.component import complete
+from fuseline.data.files import Raw
 from fuseline.data.schema import Arrays, Schema, TargetSchema, as_words
-from fuseline.data.sources import SOURCES, Raw, origin_key
+from fuseline.data.sources import SOURCES, origin_key
+from fuseline.data.targets import encode
 from fuseline.errors import DataError
 from fuseline.recipe import Data, Target
 from fuseline.store import Store, code_version, content_key, read_json, write_json
 
+HASHED = 2**17
+"""So many numbers are hashed at a time."""
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows with their ids, inputs, targets, the column that the split follows, and a hash of each row's inputs."""
+    """Rows with their ids, inputs, targets, the columns that the split and the partition follow, and a hash of each row's
+    inputs."""
 
     key: str
     origin: str
@@ -37,32 +43,44 @@ class Dataset:
     inputs: Arrays
     targets: Arrays
     split_column: NDArray[Any] | None
+    group: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def known(self, target: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of some rows that have a target."""
+        return rows[self.schema.targets[target].known(np.asarray(self.targets[target])[rows])]
 
-def prepare(data: Data, targets: Mapping[str, Target], store: Store) -> tuple[Dataset, bool]:
+
+def prepare(data: Data, targets: Mapping[str, Target], store: Store, group: str | None = None) -> tuple[Dataset, bool]:
     """Read, check and store the data set, or find it stored already (the second value says so).
+
+    Args:
+        group: the column that a partition goes by; it may be an input too.
 
     Raises:
         RecipeError: the source or its settings are unknown.
         DataError: names the file, and the row or column that is wrong.
     """
     source = complete(data.source, SOURCES, "data.source")
-    columns = {name: target.column or name for name, target in targets.items()}
-    wanted = {name: (target.kind, target.column, target.classes) for name, target in targets.items()}
+    columns = {name: target.columns or [target.column or name] for name, target in targets.items()}
+    wanted = {
+        name: target.model_dump(include={"kind", "column", "columns", "classes", "levels", "missing"})
+        for name, target in targets.items()
+    }
     key = content_key(
         origin=origin_key(source),
         data=data.model_dump(mode="json", exclude={"source", "split"}),
         split_column=data.split.column,
+        group=group,
         targets=wanted,
         code=code_version("data"),
     )
 
     def build(folder: Path) -> None:
         raw: Raw = SOURCES[source.name](**source.settings)
-        _save(_check(raw, data, targets, columns), folder)
+        _save(_check(raw, data, targets, columns, group), folder)
 
     place, reused = store.make("data", key, build)
     return read(place), reused
@@ -75,7 +93,9 @@ def read(folder: Path) -> Dataset:
     def arrays(prefix: str) -> Arrays:
         return {f.stem.removeprefix(prefix): np.load(f, mmap_mode="r") for f in sorted(folder.glob(f"{prefix}*.npy"))}
 
-    column = folder / "split_column.npy"
+    def column(name: str) -> NDArray[Any] | None:
+        return np.load(folder / f"{name}.npy") if (folder / f"{name}.npy").exists() else None
+
     return Dataset(
         key=folder.name,
         origin=meta["origin"],
@@ -85,7 +105,8 @@ def read(folder: Path) -> Dataset:
         content=np.load(folder / "content.npy"),
         inputs=arrays("input-"),
         targets=arrays("target-"),
-        split_column=np.load(column) if column.exists() else None,
+        split_column=column("split_column"),
+        group=column("group"),
     )
 
 
@@ -96,30 +117,33 @@ def _save(dataset: Dataset, folder: Path) -> None:
         np.save(folder / f"input-{name}.npy", array)
     for name, array in dataset.targets.items():
         np.save(folder / f"target-{name}.npy", array)
-    if dataset.split_column is not None:
-        np.save(folder / "split_column.npy", dataset.split_column)
+    for name, column in (("split_column", dataset.split_column), ("group", dataset.group)):
+        if column is not None:
+            np.save(folder / f"{name}.npy", column)
     meta = {"origin": dataset.origin, "fingerprint": dataset.fingerprint, "schema": dataset.schema}
     write_json(folder / "dataset.json", meta)
 
 
-def _check(raw: Raw, data: Data, targets: Mapping[str, Target], columns: Mapping[str, str]) -> Dataset:
+def _check(raw: Raw, data: Data, targets: Mapping[str, Target], columns: Mapping[str, list[str]], group: str | None) -> Dataset:
     frame, where = raw.frame, raw.origin
     if not len(frame):
         raise DataError(f"{where}: there are no rows.")
     for name in data.categorical:
         if data.inputs is not None and name not in data.inputs:
             raise DataError(f"{where}: data.categorical names {name!r}, which is not among data.inputs; add it there too.")
-    needed = [*columns.values(), *(c for c in (data.id, data.split.column) if c), *(data.inputs or []), *data.categorical]
+    taken = {column for its in columns.values() for column in its}
+    needed = [*taken, *(c for c in (data.id, data.split.column, group) if c), *(data.inputs or []), *data.categorical]
     for name in needed:
         if name not in frame.columns:
             raise DataError(f"{where}: there is no column {name!r}; the columns are {', '.join(map(str, frame.columns))}.")
-    coded = {name: _target(frame[columns[name]], target, where) for name, target in targets.items()}
-    schema, inputs = _inputs(raw, data, set(columns.values()), {name: schema for name, (schema, _) in coded.items()})
+    coded = {name: encode(frame[columns[name]], target, where) for name, target in targets.items()}
+    schema, inputs = _inputs(raw, data, taken, {name: schema for name, (schema, _) in coded.items()})
     values = {name: array for name, (_, array) in coded.items()}
     ids = _ids(frame, data.id, where)
     column = _split_column(frame, data, where)
+    groups = None if group is None else as_words(frame[group]).fillna("").to_numpy(str)
     content = content_hash(schema, inputs)
-    parts = [ids, content, *values.values(), *([] if column is None else [column])]
+    parts = [ids, content, *values.values(), *(extra for extra in (column, groups) if extra is not None)]
     return Dataset(
         key="",
         origin=where,
@@ -130,6 +154,7 @@ def _check(raw: Raw, data: Data, targets: Mapping[str, Target], columns: Mapping
         inputs=inputs,
         targets=values,
         split_column=column,
+        group=groups,
     )
 
 
@@ -139,7 +164,9 @@ def _inputs(raw: Raw, data: Data, taken: set[str], targets: dict[str, TargetSche
     if raw.image is not None:
         if data.inputs or data.categorical:
             raise DataError(f"{where}: the inputs are pictures; remove data.inputs and data.categorical.")
-        whole = np.issubdtype(raw.image.dtype, np.integer) and raw.image.min() >= 0 and raw.image.max() <= 255
+        whole = raw.image.dtype == np.uint8 or (
+            np.issubdtype(raw.image.dtype, np.integer) and raw.image.min() >= 0 and raw.image.max() <= 255
+        )
         shape = raw.image.shape
         image = (shape[1], shape[2], shape[3])
         schema = Schema(image=image, image_dtype="uint8" if whole else "float32", targets=targets)
@@ -172,43 +199,6 @@ def _inputs(raw: Raw, data: Data, taken: set[str], targets: dict[str, TargetSche
 
 def _is_number(column: pd.Series[Any]) -> bool:
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-
-
-def _target(column: pd.Series[Any], target: Target, where: str) -> tuple[TargetSchema, NDArray[Any]]:
-    if (missing := column.isna().to_numpy()).any():
-        row = int(missing.argmax())
-        raise DataError(f"{where}: target column {column.name!r}, row {row}: the value is missing; every row needs one.")
-    if target.kind == "regression":
-        values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64)
-        if (bad := ~np.isfinite(values)).any():
-            row = int(bad.argmax())
-            given = column.iloc[row]
-            raise DataError(f"{where}: target column {column.name!r}, row {row}: {given!r} is not a finite number.")
-        return TargetSchema(kind="regression"), values
-    labels = [_label(value) for value in column.tolist()]
-    for row, label in enumerate(labels):
-        if isinstance(label, float):
-            raise DataError(f"{where}: target column {column.name!r}, row {row}: {label} is a value; is its kind regression?")
-    if len({type(label) for label in labels}) > 1:
-        kinds = " and ".join(sorted({type(label).__name__ for label in labels}))
-        raise DataError(f"{where}: target column {column.name!r} mixes labels of the kinds {kinds}; give all the same kind.")
-    classes = target.classes or sorted(set(labels), key=lambda label: (str(type(label)), label))
-    if len(classes) < 2:
-        raise DataError(f"{where}: target column {column.name!r} has one class only ({classes[0]!r}); nothing can be learnt.")
-    code = {label: i for i, label in enumerate(classes)}
-    for row, label in enumerate(labels):
-        if label not in code:
-            listed = ", ".join(map(str, classes))
-            raise DataError(f"{where}: target column {column.name!r}, row {row}: {label!r} is not among the classes {listed}.")
-    return TargetSchema(kind="classification", classes=classes), np.array([code[label] for label in labels], np.int64)
-
-
-def _label(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, bool | int | float) else str(value)
 
 
 def _ids(frame: pd.DataFrame, column: str | None, where: str) -> NDArray[np.str_]:
@@ -247,22 +237,36 @@ def _split_column(frame: pd.DataFrame, data: Data, where: str) -> NDArray[Any] |
 def content_hash(schema: Schema, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.uint64]:
     """A 64-bit hash of each row's inputs (N,), the same whatever other rows there are.
 
-    Categories count by their word and not by their code, since codes shift as new words appear.
+    Categories count by their word and not by their code, since codes shift as new words appear. Rows are taken a few at a time,
+    so that pictures may be mapped from a file and larger than the memory.
     """
+    words = [_word_hashes(vocabulary) for vocabulary in schema.categorical.values()]
+    rows = len(next(iter(inputs.values())))
+    step = max(1, HASHED // max(1, sum(array[:1].size for array in inputs.values())))
+    digests = b"".join(
+        hashlib.blake2b(row, digest_size=8).digest()
+        for start in range(0, rows, step)
+        for row in _row_bytes({name: array[start : start + step] for name, array in inputs.items()}, words)
+    )
+    return np.frombuffer(digests, np.uint64).copy()
+
+
+def _row_bytes(inputs: Mapping[str, NDArray[Any]], words: list[NDArray[np.uint64]]) -> list[bytes]:
+    """What is hashed of each of some rows."""
     columns: list[NDArray[Any]] = []
     for name, array in sorted(inputs.items()):
         if name == "categorical":
-            for j, vocabulary in enumerate(schema.categorical.values()):
-                words = np.array([_word_hash("unknown"), _word_hash("missing"), *(_word_hash("=" + w) for w in vocabulary)])
-                columns.append(words[array[:, j]][:, None].view(np.uint8))
+            columns += [words[j][array[:, j]][:, None].view(np.uint8) for j in range(len(words))]
         else:
             flat = array.reshape(len(array), -1).astype(np.float64 if name == "numeric" else np.float32)
             flat[flat == 0] = 0  # -0.0 equals 0.0
             flat[np.isnan(flat)] = np.nan  # one bit pattern for NaN
             columns.append(flat.view(np.uint8))
-    rows = np.concatenate(columns, axis=1)
-    digests = b"".join(hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
-    return np.frombuffer(digests, np.uint64).copy()
+    return [row.tobytes() for row in np.concatenate(columns, axis=1)]
+
+
+def _word_hashes(vocabulary: list[str]) -> NDArray[np.uint64]:
+    return np.array([_word_hash("unknown"), _word_hash("missing"), *(_word_hash("=" + word) for word in vocabulary)])
 
 
 def _word_hash(word: str) -> np.uint64:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fuseline.component import Part
 from fuseline.errors import DataError
-from fuseline.terms import Kind
+from fuseline.terms import EXCLUSIVE, Kind
 
 UNKNOWN, MISSING, FIRST = 0, 1, 2
 """Codes of a category that the data never had, of a missing one, and of the first known one."""
@@ -23,15 +23,46 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class TargetSchema(Part):
-    """A target's kind and, for a classification, the global class list in its order."""
+    """A target's kind and what its prediction's C entries are.
+
+    Attributes:
+        classes: the global class list in its order; the labels of a multilabel target.
+        levels: the levels of a quantile target, ascending.
+    """
 
     kind: Kind
     classes: list[str | int | bool] = []
+    levels: list[float] = []
 
     @property
     def width(self) -> int:
         """C: how many numbers a prediction of one row has."""
-        return len(self.classes) or 1
+        return len(self.classes) or len(self.levels) or 1
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether a prediction is one distribution over classes."""
+        return self.kind in EXCLUSIVE
+
+    @property
+    def middle(self) -> int:
+        """The position of the level nearest to the median."""
+        return min(range(len(self.levels)), key=lambda i: abs(self.levels[i] - 0.5))
+
+    def answers(self, name: str) -> dict[str, type]:
+        """The columns of a packaged ensemble's answer for a target of this name, in order, and what they hold."""
+        said: dict[str, type] = {name: type(self.classes[0]) if self.classes else float}
+        if self.kind == "multilabel":
+            said = {f"{name}_{label}": bool for label in self.classes}
+        numbers = [f"{name}_proba_{label}" for label in self.classes] + [f"{name}_q{level:g}" for level in self.levels]
+        return said | dict.fromkeys([*numbers, f"{name}_uncertainty", f"{name}_epistemic"], float)
+
+    def known(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which rows have a target (N,): of a multilabel one, at least one label."""
+        if self.exclusive:
+            return np.asarray(values) >= 0
+        known = ~np.isnan(values)
+        return np.asarray(known.any(1) if known.ndim == 2 else known)
 
 
 class Schema(Part):
@@ -77,11 +108,7 @@ class Schema(Part):
     @property
     def answers(self) -> list[str]:
         """The columns of a packaged ensemble's answer, in order."""
-        return [
-            name
-            for target, its in self.targets.items()
-            for name in [target, *(f"{target}_proba_{c}" for c in its.classes), f"{target}_uncertainty", f"{target}_epistemic"]
-        ]
+        return [column for name, its in self.targets.items() for column in its.answers(name)]
 
     @property
     def columns(self) -> list[str]:
@@ -102,6 +129,8 @@ class Schema(Part):
             raise DataError(f"{where}: expected pictures of shape (N, {', '.join(map(str, self.image))}), not {array.shape}.")
         if array.dtype.kind not in "biuf":
             raise DataError(f"{where}: pictures hold numbers, not {array.dtype}.")
+        if array.dtype == self.image_dtype == "uint8":  # nothing to check or to copy: the pictures may be larger than the memory
+            return array if array.flags.writeable else array.copy()  # torch wants to own what it is given
         with np.errstate(over="ignore", invalid="ignore"):
             stored = array.astype(self.image_dtype)
         fits = np.isfinite(stored) if self.image_dtype == "float32" else stored == array

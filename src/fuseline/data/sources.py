@@ -1,33 +1,23 @@
-"""Data sources: each reads one kind of file or bundled set into columns and, where there are pictures, an image array."""
+"""Data sources: each reads files or a bundled set into columns and, where there are pictures, an image array.
+
+To add one: write a function whose keyword-only parameters are its settings and that gives a :class:`Raw`, and add it to
+``SOURCES``; if it reads more than the one file that ``path`` names, add to ``CONTENTS`` what its content is known by.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from decimal import Decimal
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import sklearn
-from numpy.typing import NDArray
-from pydantic import Field
 from sklearn import datasets
 
 from fuseline.component import Component
-from fuseline.errors import DataError
+from fuseline.data import pictures, vision_sets
+from fuseline.data.files import Raw, existing, from_csv, from_npz, from_parquet
 from fuseline.store import content_key, sha256_of
-
-
-@dataclass(frozen=True)
-class Raw:
-    """What a source gives: ``frame`` (N rows), maybe ``image`` (N, C, H, W), and where it came from, for messages."""
-
-    frame: pd.DataFrame
-    origin: str
-    image: NDArray[Any] | None = None
 
 
 def from_sklearn(*, name: Literal["breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine"], images: bool = True) -> Raw:
@@ -46,100 +36,17 @@ def from_sklearn(*, name: Literal["breast_cancer", "diabetes", "digits", "iris",
     return Raw(frame, f"scikit-learn's {name}", image)
 
 
-def from_npz(*, path: str, image: str | None = None, layout: Literal["auto", "first", "last"] = "auto") -> Raw:
-    """Arrays of equal length: (N,) is a column, (N, P) the columns ``NAME_0`` … , and (N, H, W[, C]) are pictures.
-
-    Args:
-        path: the file.
-        image: the array that holds the pictures; without it, the one with three or four axes.
-        layout: where the channel axis of a four-axis array stands; ``auto`` takes last if that axis has 1, 3 or 4 entries.
-    """
-    file = _existing(path)
-    arrays = _npz_arrays(file)
-    lengths = {name: len(array) if array.ndim else -1 for name, array in arrays.items()}
-    if len(set(lengths.values())) != 1:
-        listed = ", ".join(f"{n} {k}" for n, k in lengths.items())
-        raise DataError(f"{file}: every array needs one entry per row, but the lengths are {listed}.")
-    pictures = [name for name, array in arrays.items() if array.ndim >= 3]
-    if image is not None and image not in pictures:
-        raise DataError(f"{file}: {image!r} is not an array of pictures; those are: {', '.join(pictures) or 'none'}.")
-    if image is None and len(pictures) > 1:
-        raise DataError(f"{file}: several arrays hold pictures ({', '.join(pictures)}); name one with 'image'.")
-    chosen = image or (pictures[0] if pictures else None)
-    columns: dict[str, NDArray[Any]] = {}
-    for name, array in arrays.items():
-        if array.ndim == 1:
-            columns[name] = array
-        elif array.ndim == 2:
-            for j in range(array.shape[1]):
-                if f"{name}_{j}" in arrays:
-                    raise DataError(f"{file}: the array {f'{name}_{j}'!r} has the name of a column of {name!r}; rename one.")
-                columns[f"{name}_{j}"] = array[:, j]
-    stack = None if chosen is None else _channels_first(arrays[chosen], layout, f"{file}: {chosen}")
-    return Raw(pd.DataFrame(columns), str(file), stack)
-
-
-def from_parquet(*, path: str) -> Raw:
-    """A Parquet file, one row per row."""
-    file = _existing(path)
-    try:
-        frame = pd.read_parquet(file)
-    except (ValueError, OSError) as error:
-        raise DataError(f"{file}: not readable as Parquet: {_first_line(error)}.") from None
-    if any(name is not None for name in frame.index.names):
-        frame = frame.reset_index()
-    frame = frame.set_axis(frame.columns.map(str), axis=1)
-    for name in frame.columns:
-        if isinstance(frame[name].dropna().iloc[:1].squeeze(), Decimal):
-            frame[name] = pd.to_numeric(frame[name])
-    return Raw(frame, str(file))
-
-
-def from_csv(*, path: str, separator: Annotated[str, Field(min_length=1, max_length=1)] = ",") -> Raw:
-    """A CSV file with a header line; empty fields are missing values."""
-    file = _existing(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # a line longer than the header would lose its end
-            frame = pd.read_csv(file, sep=separator, index_col=False, keep_default_na=False, na_values=[""])
-    except (ValueError, pd.errors.ParserWarning) as error:
-        raise DataError(f"{file}: not readable as CSV: {_first_line(error)}.") from None
-    return Raw(frame, str(file))
-
-
 def origin_key(source: Component) -> str:
-    """The hash of a source's settings and of the file it reads, or of scikit-learn's version for a bundled set."""
-    path = source.settings.get("path")
-    return content_key(source=source, content=sha256_of(_existing(path)) if path else sklearn.__version__)
+    """The hash of a source's settings and of all that it reads: its files, or scikit-learn's version for a bundled set.
+
+    Raises:
+        DataError: names the file that is not there.
+    """
+    return content_key(source=source, content=CONTENTS.get(source.name, _file)(source.settings))
 
 
-def _npz_arrays(file: Path) -> dict[str, NDArray[Any]]:
-    """Every array of an archive. A damaged one fails in as many ways as there are places for the damage."""
-    try:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:
-        raise DataError(f"{file}: not readable as npz without pickle: {_first_line(error)}.") from None
-
-
-def _existing(path: str) -> Path:
-    file = Path(path)
-    if not file.is_file():
-        raise DataError(f"{file}: there is no such file; mend data.source's 'path' (it is meant relative to the recipe).")
-    return file
-
-
-def _channels_first(array: NDArray[Any], layout: str, where: str) -> NDArray[Any]:
-    if array.ndim == 3:
-        return array[:, None]
-    if array.ndim != 4:
-        raise DataError(f"{where} has {array.ndim} axes; pictures need (N, H, W), (N, H, W, C) or (N, C, H, W).")
-    last = layout == "last" or (layout == "auto" and array.shape[-1] in (1, 3, 4))
-    return np.ascontiguousarray(np.moveaxis(array, -1, 1)) if last else array
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+def _file(settings: Mapping[str, Any]) -> str:
+    return sha256_of(existing(settings["path"]))
 
 
 SOURCES: dict[str, Callable[..., Raw]] = {
@@ -147,4 +54,12 @@ SOURCES: dict[str, Callable[..., Raw]] = {
     "npz": from_npz,
     "parquet": from_parquet,
     "csv": from_csv,
+    "image_folder": pictures.image_folder,
+    "torchvision": vision_sets.vision_set,
+}
+
+CONTENTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "sklearn": lambda _: sklearn.__version__,
+    "image_folder": pictures.content,
+    "torchvision": vision_sets.content,
 }

@@ -7,7 +7,7 @@ inputs into different roles, the copies in the less protected roles are left out
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,23 +67,37 @@ def units(dataset: Dataset, spec: SplitSpec) -> NDArray[np.int64]:
 
 
 def strata(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The stratum of each of some rows (n,): the class of the first classification target, else one of ten quantiles of the
-    first target among those rows. No other row's target has any part in it."""
+    """The stratum of each of some rows (n,): the class of the first target that has classes, else one of ten quantiles of the
+    first target with a value among those rows, or −1 where that is missing. No other row's target has any part in it."""
     for name, schema in dataset.schema.targets.items():
-        if schema.kind == "classification":
+        if schema.exclusive:
             return np.asarray(dataset.targets[name])[rows]
-    values = np.asarray(next(iter(dataset.targets.values())))[rows]
-    edges = np.quantile(values, np.linspace(0, 1, max(1, min(10, len(values) // 10)) + 1)[1:-1]) if len(values) else []
-    return np.searchsorted(edges, values, side="right").astype(np.int64)
+    for name, schema in dataset.schema.targets.items():
+        if schema.kind != "multilabel":
+            return _by_quantile(np.asarray(dataset.targets[name])[rows])
+    labels = np.nan_to_num(next(iter(dataset.targets.values()))[rows])
+    return np.unique(labels, axis=0, return_inverse=True)[1].astype(np.int64).reshape(len(rows))
+
+
+def _by_quantile(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    known = values[~np.isnan(values)]
+    levels = np.linspace(0, 1, max(1, min(10, len(known) // 10)) + 1)[1:-1]
+    edges = np.quantile(known, levels) if len(known) else np.empty(0)
+    return np.where(np.isnan(values), -1, np.searchsorted(edges, values, side="right")).astype(np.int64)
 
 
 def _stable(dataset: Dataset, spec: SplitSpec) -> Roles:
     """By ``hash(seed, unit)``: no row's role depends on the other rows, so none changes as the data grow."""
     column = dataset.split_column
     keys = (str(g).encode() for g in column) if column is not None else (c.tobytes() for c in dataset.content)
-    salt = spec.seed.to_bytes(8, "little")
+    return _by_position(_positions(keys, spec.seed), spec)
+
+
+def _positions(keys: Iterable[bytes], seed: int) -> NDArray[np.float64]:
+    """A number in [0, 1) for each key, by hash: evenly spread, and the same whatever other keys there are."""
+    salt = seed.to_bytes(8, "little")
     digests = b"".join(hashlib.blake2b(key, digest_size=8, salt=salt).digest() for key in keys)
-    return _by_position(np.frombuffer(digests, np.uint64) / 2.0**64, spec)
+    return np.frombuffer(digests, np.uint64) / 2.0**64
 
 
 def _stratified(dataset: Dataset, spec: SplitSpec) -> Roles:
@@ -114,13 +128,29 @@ def _time(dataset: Dataset, spec: SplitSpec) -> Roles:
 
 
 def _column(dataset: Dataset, spec: SplitSpec) -> Roles:
-    """The column itself names each row's role."""
+    """The column itself names each row's role.
+
+    If it names ``train`` and ``test`` only, as a public set's own division does, the test rows stay the test rows, and
+    ``fusion`` and ``calibration`` are shares of the rows marked ``train``, taken by the hash of their content as the rule
+    ``stable`` does; the share ``test`` counts for nothing. A column that names fusion or calibration rows is followed as it is.
+    """
     assert dataset.split_column is not None
     for row, value in enumerate(dataset.split_column):
         if value not in ROLES:
             where = f"{dataset.origin}: split column {spec.column!r}, row {row}"
             raise DataError(f"{where}: {str(value)!r} is not a role; the roles are {', '.join(ROLES)}.")
-    return np.array([ROLES.index(value) for value in dataset.split_column], np.int8)
+    roles = np.array([ROLES.index(value) for value in dataset.split_column], np.int8)
+    if _names_own_shares(dataset):
+        return roles
+    position = _positions((c.tobytes() for c in dataset.content), spec.seed)
+    taken = 2 - np.searchsorted(np.cumsum([spec.calibration, spec.fusion]), position, side="right")  # the protected first
+    return np.where(roles == ROLES.index("train"), taken, roles).astype(np.int8)
+
+
+def _names_own_shares(dataset: Dataset) -> bool:
+    """Whether a column of roles names fusion or calibration rows itself."""
+    assert dataset.split_column is not None
+    return not set(dataset.split_column.tolist()) <= {"train", "test"}
 
 
 def _by_position(position: NDArray[np.float64], spec: SplitSpec) -> Roles:
@@ -138,8 +168,9 @@ def _exclude_copies(roles: Roles, content: NDArray[np.uint64]) -> Roles:
 
 def _check(dataset: Dataset, spec: SplitSpec, result: Split) -> None:
     shares = {"train": spec.train, "fusion": spec.fusion, "calibration": spec.calibration, "test": spec.test}
+    named = spec.rule == "column" and _names_own_shares(dataset)
     for role in ROLES:
-        wanted = role in ("train", "test") or (shares[role] > 0 and spec.rule != "column")
+        wanted = role in ("train", "test") or (shares[role] > 0 and not named)
         if len(result.rows(role)) == 0 and wanted:
             raise DataError(
                 f"{dataset.origin}: no row fell to the role {role!r} (its share is {shares[role]:.2f} of {len(dataset)} rows); "
@@ -147,7 +178,7 @@ def _check(dataset: Dataset, spec: SplitSpec, result: Split) -> None:
             )
     needed: tuple[Role, ...] = ("train", "test") if len(result.rows("test")) else ("train",)
     for name, schema in dataset.schema.targets.items():
-        for role in needed if schema.kind == "classification" else ():
+        for role in needed if schema.exclusive else ():
             there = np.unique(dataset.targets[name][result.rows(role)])
             for code, label in enumerate(schema.classes):
                 if code not in there:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import ValidationError
 
+import fuseline.data.dataset
 from fuseline.component import Component
 from fuseline.data.dataset import Dataset, content_hash, prepare, read
-from fuseline.data.schema import FIRST, MISSING, Schema
+from fuseline.data.schema import FIRST, MISSING, UNKNOWN, Schema
 from fuseline.errors import DataError
 from fuseline.recipe import Data, Split, Target
 from fuseline.store import Store
@@ -253,6 +257,53 @@ def test_what_is_refused_is_not_stored(table: Prepare, refusal: Callable[..., st
     assert list((store.root / "data").iterdir()) == []
 
 
+# -------------------------------------------------------------------------------------------------------------- memory
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Data, int]:
+    """A folder of pictures that are small as files and 16 MiB decoded, and how many bytes that is."""
+    for i in range(64):
+        (tmp_path / "pictures" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), i).save(tmp_path / "pictures" / str(i % 2) / f"{i}.png")
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    settings = {"path": str(tmp_path / "pictures"), "size": 512, "channels": 1}
+    return Data(source=Component(name="image_folder", settings=settings)), 64 * 512 * 512
+
+
+def test_large_pictures_are_never_in_memory_as_a_whole(large: tuple[Data, int], store: Store, tmp_path: Path) -> None:
+    data, size = large
+    tracemalloc.start()  # it counts numpy's arrays, but not what is mapped from a file
+    try:
+        dataset, _ = prepare(data, {"y": Target(kind="classification", column="class")}, store)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert dataset.inputs["image"].nbytes == size
+    assert isinstance(dataset.inputs["image"], np.memmap)
+    assert sorted(dataset.inputs["image"][:, 0, 0, 0].tolist()) == list(range(64))
+    assert peak < size / 2
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_nothing_is_left_of_large_pictures_that_were_refused(
+    large: tuple[Data, int], store: Store, tmp_path: Path, refusal: Callable[..., str]
+) -> None:
+    data, _ = large
+    refusal(DataError, prepare, data, {"y": Target(kind="regression", column="file")}, store)
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert list((store.root / "data").iterdir()) == []
+
+
+def test_bytes_are_not_copied_unless_they_are_read_only() -> None:
+    schema = Schema(image=(1, 2, 2), targets={})
+    pictures = np.zeros((3, 1, 2, 2), np.uint8)
+    assert np.shares_memory(schema.encode(pictures)["image"], pictures)
+    pictures.flags.writeable = False
+    assert schema.encode(pictures)["image"].flags.writeable
+
+
 # --------------------------------------------------------------------------------------------------------------- reuse
 
 
@@ -381,6 +432,30 @@ def test_pictures_are_told_apart_by_any_pixel(dtype: str) -> None:
     of = plain(content_hash(schema, schema.encode(pictures)))
     assert len(set(of)) == 19
     assert of[18] == of[19]
+
+
+@pytest.mark.parametrize("hashed", [1, 7, 10**9])
+@given(st.lists(ROWS, min_size=1, max_size=12))
+def test_rows_are_hashed_a_few_at_a_time_with_one_outcome(hashed: int, rows: list[tuple[Any, ...]]) -> None:
+    """The oracle hashes the bytes of each row by itself, as the first data sets were hashed."""
+    inputs = SCHEMA.encode(frame(rows))
+    numbers = inputs["numeric"] + 0.0  # -0.0 becomes 0.0
+
+    def digest(raw: bytes) -> bytes:
+        return blake2b(raw, digest_size=8).digest()
+
+    words = {UNKNOWN: "unknown", MISSING: "missing", FIRST: "=x", FIRST + 1: "=y"}
+    expected = [
+        digest(b"".join(digest(words[c].encode()) for c in codes) + np.where(np.isnan(row), np.nan, row).tobytes())
+        for codes, row in zip(inputs["categorical"].tolist(), numbers, strict=True)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fuseline.data.dataset, "HASHED", hashed)
+        assert content_hash(SCHEMA, inputs).tobytes() == b"".join(expected)
+
+
+def test_no_rows_have_no_hashes() -> None:
+    assert content_hash(SCHEMA, SCHEMA.encode(frame([]))).shape == (0,)
 
 
 def test_a_stored_data_set_has_the_hashes_of_its_inputs(table: Prepare) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import shutil
 import warnings
 import zipfile
@@ -17,7 +18,8 @@ from pandas.testing import assert_frame_equal
 from sklearn import datasets
 
 from fuseline.component import Component, complete
-from fuseline.data.sources import SOURCES, from_csv, from_npz, from_parquet, from_sklearn, origin_key
+from fuseline.data.files import from_csv, from_npz, from_parquet
+from fuseline.data.sources import CONTENTS, SOURCES, from_sklearn, origin_key
 from fuseline.errors import DataError, RecipeError, UserError
 
 READERS: dict[str, Callable[..., Any]] = {"npz": from_npz, "parquet": from_parquet, "csv": from_csv}
@@ -295,3 +297,9 @@ def test_the_origin_of_a_bundled_set_follows_its_name() -> None:
 
 def test_the_origin_of_a_missing_file_is_refused(refusal: Callable[..., str]) -> None:
     assert "/none.csv" in refusal(DataError, origin_key, Component(name="csv", settings={"path": "/none.csv"}))
+
+
+def test_every_source_is_known_by_a_file_or_says_by_what() -> None:
+    by_file = {name for name in SOURCES if "path" in inspect.signature(SOURCES[name]).parameters}
+    assert set(CONTENTS) <= set(SOURCES)
+    assert set(SOURCES) - set(CONTENTS) <= by_file

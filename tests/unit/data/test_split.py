@@ -306,6 +306,73 @@ def test_copies_across_roles_leave_the_less_protected_ones(dataset_of: DatasetOf
     assert roles_of(result) == ["excluded", "test", "test", "fusion", "excluded", "train", "calibration", "fusion", "train"]
 
 
+SHARES = st.tuples(st.floats(0.0, 0.4), st.floats(0.0, 0.4), st.integers(0, 99)).map(
+    lambda s: Spec(rule="column", column="role", fusion=s[0], calibration=s[1], test=0.1, seed=s[2])
+)
+
+
+def divided(drawn: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The rows with a set's own division: the first two thirds are train rows."""
+    return {**drawn, "role": np.where(np.arange(len(drawn["x"])) < 2 / 3 * len(drawn["x"]), "train", "test")}
+
+
+@given(rows(**LARGE), SHARES)
+def test_a_sets_own_test_rows_stay_and_the_other_roles_come_from_its_train_rows(
+    dataset_of: DatasetOf, drawn: dict[str, NDArray[Any]], spec: Spec
+) -> None:
+    drawn = divided(drawn)
+    wished = SPLITS["column"](dataset(dataset_of, drawn, spec), spec)
+    assert ((wished == ROLES.index("test")) == (drawn["role"] == "test")).all()
+    for content in set(drawn["x"]):
+        assert len(set(wished[(drawn["x"] == content) & (drawn["role"] == "train")])) <= 1
+
+
+def test_the_shares_are_shares_of_the_train_rows_by_the_hash_of_the_rule_stable(dataset_of: DatasetOf) -> None:
+    n = 20_000
+    drawn = divided({"x": np.arange(n), "y": np.arange(n) % 2})
+    spec = Spec(rule="column", column="role", fusion=0.15, calibration=0.1, test=0.5, seed=3)
+    result = split(dataset(dataset_of, drawn, spec), spec)
+    train = (drawn["role"] == "train").sum()
+    for role, share in {"train": 0.75, "fusion": 0.15, "calibration": 0.1}.items():
+        deviation = (share * (1 - share) / train) ** 0.5
+        assert abs(len(result.rows(role)) / train - share) < 4 * deviation
+    stable = Spec(fusion=0.15, calibration=0.1, test=1e-12, seed=3)
+    same = SPLITS["stable"](dataset(dataset_of, drawn, stable), stable)
+    assert (result.roles == np.where(drawn["role"] == "test", ROLES.index("test"), same)).all()
+
+
+@given(rows(**LARGE), rows(), SHARES)
+def test_by_a_sets_own_division_no_row_changes_its_role_as_the_data_grow(
+    dataset_of: DatasetOf, before: dict[str, NDArray[Any]], added: dict[str, NDArray[Any]], spec: Spec
+) -> None:
+    before, added = divided(before), divided(added)
+    few = SPLITS["column"](dataset(dataset_of, before, spec), spec)
+    more = SPLITS["column"](dataset(dataset_of, joined(before, added), spec), spec)
+    assert (more[: len(few)] == few).all()
+
+
+def test_copies_of_official_test_rows_leave_the_train_rows(dataset_of: DatasetOf) -> None:
+    x = np.concatenate([np.arange(300), np.arange(250, 400)])
+    drawn = {"x": x, "y": np.arange(len(x)) % 2, "role": np.repeat(["train", "test"], [300, 150])}
+    spec = Spec(rule="column", column="role")
+    result = split(dataset(dataset_of, drawn, spec), spec)
+    assert result.rows("test").tolist() == list(range(300, 450))
+    assert result.excluded.tolist() == list(range(250, 300))
+
+
+def test_without_shares_a_sets_own_division_is_followed_as_it_is(dataset_of: DatasetOf) -> None:
+    spec = Spec(rule="column", column="role", fusion=0, calibration=0)
+    drawn = divided({"x": np.arange(90), "y": np.arange(90) % 2})
+    assert roles_of(split(dataset(dataset_of, drawn, spec), spec)) == drawn["role"].tolist()
+
+
+@pytest.mark.parametrize("role", ["fusion", "calibration"])
+def test_a_share_that_takes_no_train_row_is_refused(dataset_of: DatasetOf, refusal: Callable[..., str], role: str) -> None:
+    spec = Spec(rule="column", column="role", **{"fusion": 0, "calibration": 0, role: 1e-9})
+    data = dataset(dataset_of, divided({"x": np.arange(90), "y": np.arange(90) % 2}), spec)
+    assert f"no row fell to the role {role!r}" in refusal(DataError, split, data, spec)
+
+
 # ---------------------------------------------------------------------------------------------------------------- units
 
 
