@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 from fuseline.errors import RecipeError
-from fuseline.partition import PARTITIONS, Pool, Share, bootstrap, check_shares, disjoint, full, hold_out, kfold, overlap
+from fuseline.partition import PARTITIONS, Pool, Share, bootstrap, check_shares, disjoint, full, hold_out, kfold
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -42,22 +42,6 @@ def units_of(pool: Pool, rows: NDArray[np.int64]) -> set[int]:
 
 def strata_of(pool: Pool, rows: NDArray[np.int64]) -> Counter[int]:
     return Counter(pool.strata[np.isin(pool.rows, rows)].tolist())
-
-
-# ---------------------------------------------------------------------------------------------------------- every rule
-
-
-@pytest.mark.parametrize("rule", PARTITIONS)
-@given(pool=pools(smallest=20), members=st.integers(1, 4), seed=SEEDS)
-def test_every_rule_gives_each_member_rows_of_the_pool_and_repeats(rule: str, pool: Pool, members: int, seed: int) -> None:
-    first, again = (PARTITIONS[rule](pool, generators(members, seed), generator(seed)) for _ in range(2))
-    assert len(first) == members
-    for replicas, others in zip(first, again, strict=True):
-        for share, other in zip(replicas, others, strict=True):
-            assert set(share.train) <= set(pool.rows)
-            assert (share.train == other.train).all()
-            assert (share.judged == other.judged).all()
-            assert len(share.holdout) == 0
 
 
 def test_full_gives_everything_to_everyone() -> None:
@@ -207,11 +191,26 @@ def test_two_classes_are_enough_and_regressions_are_not_asked() -> None:
     check_shares(shares_of([0, 1]), ["a"], LABELS, {})
 
 
-# -------------------------------------------------------------------------------------------------------------- overlap
+def test_rows_of_unknown_class_count_for_nothing(refusal: Callable[..., str]) -> None:
+    labels = {"y": np.array([-1, 0, 1, 1, -1])}
+    check_shares(shares_of([0, 1, 2]), ["a"], labels, {"y": 3})
+    assert "would see one class of 'y' only" in refusal(RecipeError, check_shares, shares_of([0, 1]), ["a"], labels, {"y": 3})
+    assert "would see no class of 'y';" in refusal(RecipeError, check_shares, shares_of([0, 4]), ["a"], labels, {"y": 3})
 
 
-@given(st.lists(st.lists(st.lists(st.integers(0, 12), min_size=1), min_size=1, max_size=3), min_size=1, max_size=4))
-def test_overlap_is_the_jaccard_index_of_the_sets(members: list[list[list[int]]]) -> None:
-    table = overlap([[Share(np.array(rows)) for rows in replicas] for replicas in members])
-    sets = [{row for rows in replicas for row in rows} for replicas in members]
-    assert table.tolist() == [[len(a & b) / len(a | b) for b in sets] for a in sets]
+@pytest.mark.parametrize(
+    ("rows", "own", "fine"),
+    [([0, 2], [0], True), ([0, 1], [0], False), ([2, 4], [0], False), ([2, 4], [0, 1], True), ([0, 2], [0, 1], True)],
+)
+def test_an_experts_other_classes_count_as_one(rows: list[int], own: list[int], fine: bool, refusal: Callable[..., str]) -> None:
+    shares = [[Share(np.array(rows), own=np.array(own))]]
+    check = (shares, ["a"], LABELS, {"y": 3})
+    if fine:
+        check_shares(*check)
+    else:
+        assert "would see one class of 'y' only" in refusal(RecipeError, check_shares, *check)
+
+
+def test_own_classes_are_those_of_the_first_target() -> None:
+    shares = [[Share(np.array([0, 2]), own=np.array([0]))]]
+    check_shares(shares, ["a"], LABELS | {"z": np.array([1, 1, 2, 2, 2])}, {"y": 3, "z": 3})
