@@ -1,19 +1,22 @@
-"""Optimizers and schedules by name."""
+"""Optimizers: functions ``(parameters, *, settings) → optimizer``.
+
+``parameters`` are parameters, or groups ``{"params": [...], "lr": rate}``; a group without a rate has the setting's.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from torch import nn, optim
-from torch.optim.lr_scheduler import LambdaLR
 
 Rate = Annotated[float, Field(gt=0, le=10)]
 Decay = Annotated[float, Field(ge=0, le=10)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-Parameters = Iterable[nn.Parameter]
+Group = dict[str, Any]
+Parameters = Iterable[nn.Parameter] | Iterable[Group]
 
 
 def sgd(
@@ -34,38 +37,85 @@ def adamw(parameters: Parameters, *, lr: Rate = 3e-3, weight_decay: Decay = 0.01
     return optim.AdamW(parameters, lr, weight_decay=weight_decay, fused=True)
 
 
-OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {"adamw": adamw, "adam": adam, "sgd": sgd}
+def muon(parameters: Parameters, *, lr: Rate = 3e-3, momentum: Momentum = 0.95, weight_decay: Decay = 0.01) -> optim.Optimizer:
+    """Muon (Jordan et al. 2024) for matrices, and AdamW for all else: vectors, convolutions, and groups marked ``outer``.
 
-
-def constant(step: float, steps: float) -> float:
-    """The optimizer's rate throughout."""
-    return 1.0
-
-
-def cosine(step: float, steps: float) -> float:
-    """From the optimizer's rate down to 0 along half a cosine (Loshchilov and Hutter 2017).
-
-    >>> round(cosine(50, 100), 6)
-    0.5
+    Muon makes the singular values of a matrix's update about equal. The update is scaled by 0.2 √max(rows, columns), so that
+    it is as large as AdamW's, and one rate and one decay serve both (Liu et al. 2025, section 2.2). A matrix does not tell
+    that it is an embedding or an output layer, which Jordan et al. leave to AdamW: `outer_apart` marks those.
     """
-    return 0.5 * (1 + math.cos(math.pi * step / steps))
+    matrices, rest = _by_shape(_groups(parameters))
+    parts: list[optim.Optimizer] = []
+    if matrices:
+        parts.append(optim.Muon(matrices, lr, weight_decay, momentum, adjust_lr_fn="match_rms_adamw"))
+    if rest:
+        parts.append(optim.AdamW(rest, lr, weight_decay=weight_decay, fused=True))
+    return Joined(parts)
 
 
-def one_cycle(step: float, steps: float, *, warm_up: Annotated[float, Field(gt=0, lt=1)] = 0.3) -> float:
-    """Up from a 25th of the optimizer's rate along a cosine, then down to 0 (Smith and Topin 2018).
+class Joined(optim.Optimizer):
+    """Optimizers of different parameters, as one: one list of groups and one state, of which each part sees its own.
 
-    >>> one_cycle(30, 100), one_cycle(100, 100)
-    (1.0, 0.0)
+    The groups are the parts' own dicts, so that a rate which a scheduler sets here is the part's rate.
     """
-    up = warm_up * steps
-    if step < up:
-        return 1 - 0.96 * cosine(step, up)
-    return cosine(step - up, steps - up)
+
+    def __init__(self, parts: list[optim.Optimizer]) -> None:
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self.parts = parts
+        self._share()
+
+    def _share(self) -> None:
+        groups = iter(self.param_groups)
+        for part in self.parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state = self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()  # torch puts a new list and a new state in the place of the old ones
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
 
 
-SCHEDULES: dict[str, Callable[..., float]] = {"one_cycle": one_cycle, "cosine": cosine, "constant": constant}
+def outer_apart(parameters: Parameters, network: nn.Module, heads: Iterable[nn.Module]) -> list[Group]:
+    """Groups in which the embeddings of ``network`` and the last linear layer of each head stand apart, marked ``outer``.
+
+    Only `muon` heeds the mark. Every group keeps its rate, and none is empty.
+    """
+    modules: list[nn.Module] = [module for module in network.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+    for head in heads:
+        modules += [module for module in head.modules() if isinstance(module, nn.Linear)][-1:]
+    outer = {id(module.weight) for module in modules}
+    groups = []
+    for group in _groups(parameters):
+        for marked in (False, True):
+            members = [p for p in group["params"] if (id(p) in outer) is marked]
+            groups += [{**group, "params": members, "outer": marked}] if members else []
+    return groups
 
 
-def scheduler(optimizer: optim.Optimizer, factor: Callable[..., float], steps: int, **settings: float) -> LambdaLR:
-    """A scheduler that multiplies the rate by ``factor(step, steps)`` at every step."""
-    return LambdaLR(optimizer, lambda step: factor(step, steps, **settings))
+def _groups(parameters: Parameters) -> list[Group]:
+    """Groups, with their parameters in lists."""
+    given: list[Any] = list(parameters)
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+    return [{**group, "params": list(group["params"])} for group in groups]
+
+
+def _by_shape(groups: list[Group]) -> tuple[list[Group], list[Group]]:
+    """The groups' matrices, but for groups marked ``outer``, and what else is in them; no group is empty."""
+    parts: tuple[list[Group], list[Group]] = [], []
+    for group in groups:
+        for part, matrix in zip(parts, (True, False), strict=True):
+            members = [p for p in group["params"] if (p.ndim == 2 and not group.get("outer", False)) is matrix]
+            part.extend([{**group, "params": members}] if members else [])
+    return parts
+
+
+OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {"adamw": adamw, "adam": adam, "sgd": sgd, "muon": muon}
