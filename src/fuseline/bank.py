@@ -1,13 +1,14 @@
 """The bank: what every member says of every row, from which everything behind it is computed.
 
-Shapes: M members, N rows of the data, C classes or 1, D features. Per target ``values`` (M, N, C) and, for a regression,
-``variances`` (M, N, 1); per member ``features`` (N, D), its replicas' side by side. All float32 and memory-mapped. Rows
-that a member must not be judged on are NaN: its training rows, but for those that a replica judges out of fold.
+Shapes: M members, N rows of the data, C classes, labels, quantiles or 1, D features. Per target ``values`` (M, N, C) and, for
+a regression, ``variances`` (M, N, 1); per member ``features`` (N, D), its replicas' side by side. All float32 and memory-mapped.
+Rows that a member must not be judged on are NaN: its training rows, but for those that a replica judges out of fold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from fuseline.data.dataset import Dataset
 from fuseline.data.schema import TargetSchema
 from fuseline.data.split import Split
 from fuseline.fusion.combine import Outputs
+from fuseline.fusion.inputs import plain
 from fuseline.models.network import Said, mean_said
 from fuseline.partition import Rows, Share
 from fuseline.store import Store, code_version, content_key, read_json, write_json
@@ -46,23 +48,31 @@ class Bank:
     key: str
     folder: Path
     members: list[str]
+    costs: list[tuple[float, float]]
+    """Each member's microseconds per row and bytes, all its replicas together."""
 
     @classmethod
     def open(cls, folder: Path) -> Bank:
-        return cls(folder.name, folder, read_json(folder / "bank.json")["members"])
+        meta = read_json(folder / "bank.json")
+        return cls(folder.name, folder, meta["members"], [(cost[0], cost[1]) for cost in meta["costs"]])
 
     def values(self, target: str) -> Floats:
         return np.load(self.folder / f"values-{target}.npy", mmap_mode="r")  # type: ignore[no-any-return]
 
-    def outputs(self, target: str, rows: Rows, features: bool = False) -> Outputs:
-        """What the members say of some rows, in float64; with ``features``, theirs side by side (n, ΣD)."""
+    def outputs(self, dataset: Dataset, target: str, rows: Rows, needs: AbstractSet[str] = frozenset()) -> Outputs:
+        """What the members say of some rows, in float64; with their ``features`` side by side and the rows' own ``inputs``, as
+        far as they are needed."""
         variances = self.folder / f"variances-{target}.npy"
+        features = [_take(self.folder / f"features-{m}.npy", rows, 0) for m in range(len(self.members)) if "features" in needs]
+        arrays = {name: torch.from_numpy(np.asarray(array)[rows]) for name, array in dataset.inputs.items() if "inputs" in needs}
         return Outputs(
-            _take(self.folder / f"values-{target}.npy", rows),
-            _take(variances, rows) if variances.exists() else None,
-            torch.cat([_take(self.folder / f"features-{m}.npy", rows, 0) for m in range(len(self.members))], 1)
-            if features
-            else None,
+            values=_take(self.folder / f"values-{target}.npy", rows),
+            variances=_take(variances, rows) if variances.exists() else None,
+            features=torch.cat(features, 1) if features else None,
+            inputs=plain(dataset.schema, arrays) if arrays else None,
+            task=dataset.schema.targets[target],
+            widths=tuple(part.shape[1] for part in features) or None,
+            costs=torch.tensor(self.costs, dtype=torch.float64),
         )
 
     def finite(self, target: str, rows: Rows) -> Rows:
@@ -111,10 +121,22 @@ def build_bank(store: Store, dataset: Dataset, split: Split, members: Sequence[B
             np.save(folder / f"features-{m}.npy", together.features.numpy())
         for bank in [*values.values(), *variances.values()]:
             bank.flush()
-        write_json(folder / "bank.json", {"members": [m.name for m in members], "keys": {m.name: m.keys for m in members}})
+        write_json(
+            folder / "bank.json",
+            {
+                "members": [m.name for m in members],
+                "keys": {m.name: m.keys for m in members},
+                "costs": [_cost(m.folders) for m in members],
+            },
+        )
 
     place, reused = store.make("bank", key, build)
     return Bank.open(place), reused
+
+
+def _cost(folders: Sequence[Path]) -> tuple[float, float]:
+    training = [read_json(folder / "training.json") for folder in folders]
+    return sum(t["latency"] for t in training), sum(t["bytes"] for t in training)
 
 
 def _empty(file: Path, *shape: int) -> np.memmap[Any, Any]:

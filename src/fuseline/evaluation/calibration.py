@@ -1,15 +1,19 @@
-"""Calibration of fused outputs: temperature for probabilities, a scale for variances. One number each, so a few rows do.
+"""Calibration of fused outputs: a temperature for probabilities, a scale for variances or for the quantiles' distances. One
+number each, so a few rows do.
 
-Shapes: B rows, C classes.
+Shapes: B rows, C classes, labels or quantiles.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from fuseline.fusion.combine import TINY, Fused
+from fuseline.fusion.combine import TINY, Fused, calibrate, temper_labels
+from fuseline.fusion.scores import row_losses, truth
 
 PRIOR = 0.25
 """Standard deviation of the Gaussian prior on the logarithm of a temperature."""
@@ -35,7 +39,36 @@ def fit_temperature(probabilities: Tensor, target: Tensor) -> float:
         nll = -(logs / np.exp(log_t)).log_softmax(1).gather(1, index).sum()
         return float(nll) + log_t**2 / (2 * PRIOR**2)
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
+    return _at_minimum(loss, 4)
+
+
+def fit_labels_temperature(probabilities: Tensor, target: Tensor) -> float:
+    """One temperature for all labels, of the highest posterior: the log loss of the known labels (B, C), and the same prior."""
+    known = ~target.isnan()
+    if not known.any():
+        return 1.0
+
+    def loss(log_t: float) -> float:
+        nll = -truth(temper_labels(probabilities, np.exp(log_t)), target)[known].clamp(min=TINY).log().sum()
+        return float(nll) + log_t**2 / (2 * PRIOR**2)
+
+    return _at_minimum(loss, 4)
+
+
+def fit_width(fused: Fused, target: Tensor) -> float:
+    """The factor on the quantiles' distances to the middle one of the lowest pinball loss, with a prior ln s ~ N(0, 0.25²).
+
+    The prior counts as if the loss were a negative log-likelihood: in units of the loss that s = 1 leaves (an asymmetric
+    Laplace likelihood of that scale: Yu and Moyeed 2001).
+    """
+    scale = float(row_losses(fused, target).mean()) if len(target) else 0.0
+    if scale == 0:
+        return 1.0
+
+    def loss(log_s: float) -> float:
+        return float(row_losses(calibrate(fused, np.exp(log_s)), target).sum()) / scale + log_s**2 / (2 * PRIOR**2)
+
+    return _at_minimum(loss, 4)
 
 
 def fit_scale(values: Tensor, variances: Tensor, target: Tensor) -> float:
@@ -51,11 +84,19 @@ def fit_scale(values: Tensor, variances: Tensor, target: Tensor) -> float:
     def loss(log_s: float) -> float:
         return float(0.5 * (count * log_s + ratio * np.exp(-log_s)) + log_s**2 / 2)
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-20, 20), method="bounded").x))
+    return _at_minimum(loss, 20)
 
 
 def fit_calibration(fused: Fused, target: Tensor) -> float:
-    """The one number that calibrates a fused output: a temperature, or a factor on the variances."""
-    if fused.variances is None:
-        return fit_temperature(fused.values, target)
-    return fit_scale(fused.values, fused.variances, target)
+    """The one number that calibrates a fused output: a temperature, or a factor on the variances or distances."""
+    if fused.kind == "regression":
+        assert fused.variances is not None
+        return fit_scale(fused.values, fused.variances, target)
+    if fused.kind == "quantile":
+        return fit_width(fused, target)
+    return (fit_labels_temperature if fused.kind == "multilabel" else fit_temperature)(fused.values, target)
+
+
+def _at_minimum(loss: Callable[[float], float], reach: float) -> float:
+    """eˣ at the minimum of a loss of x between ±reach."""
+    return float(np.exp(minimize_scalar(loss, bounds=(-reach, reach), method="bounded").x))

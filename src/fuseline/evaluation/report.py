@@ -14,18 +14,25 @@ from numpy.typing import NDArray
 
 from fuseline.bank import Bank
 from fuseline.data.dataset import Dataset
-from fuseline.data.schema import TargetSchema
 from fuseline.data.split import Split
 from fuseline.evaluation import diversity, metrics
 from fuseline.evaluation.intervals import Scores, independent_rows, interval, paired_gain, resamples, score
+from fuseline.evaluation.metrics import Predicted
 from fuseline.evaluation.uncertainty import decompose
 from fuseline.fusion.combine import Fused, Outputs, calibrate
 from fuseline.fusion.fuse import Candidate, FusedTarget
-from fuseline.fusion.rules import ON_FEATURES
+from fuseline.fusion.pruned import Pruned, front_table
 from fuseline.seeding import EVALUATION, stream
 from fuseline.store import Store, code_version, content_key, read_json, write_json
+from fuseline.terms import Kind
 
-GAINS = {"classification": ("log_loss", "accuracy"), "regression": ("rmse",)}
+GAINS: dict[Kind, tuple[str, ...]] = {
+    "classification": ("log_loss", "accuracy"),
+    "ordinal": ("log_loss", "rps"),
+    "multilabel": ("log_loss", "subset_accuracy"),
+    "regression": ("rmse",),
+    "quantile": ("pinball",),
+}
 """The metrics whose paired gain over the best single member is reported."""
 
 
@@ -44,7 +51,7 @@ def evaluate(
     """Score all candidates of all targets on the test rows, or find the report in the store.
 
     Args:
-        units: which rows are resampled together (N,).
+        units: which rows are resampled together (N,). A target is judged on the test rows that have it.
         names: per target the metrics to report.
         count: bootstrap resamples.
         level: the intervals' level.
@@ -52,7 +59,8 @@ def evaluate(
     Returns:
         The report, the folder that holds it as ``report.json`` beside the winners' ``predictions-TARGET.npy``, and whether it
         was there already. Per target: ``members`` and ``candidates``, each with ``metrics`` ``{name: {value, low, high}}`` and
-        ``gain`` over the best single member; ``diversity``, ``uncertainty``, ``confusion``, ``reliability``, ``per_class``.
+        ``gain`` over the best single member; ``diversity``, ``uncertainty``; of classes ``confusion``, ``per_class`` and
+        ``reliability``.
     """
     key = content_key(
         bank=bank.key,
@@ -65,25 +73,27 @@ def evaluate(
     )
 
     def build(folder: Path) -> None:
-        rows = split.rows("test")
-        generator = np.random.default_rng(stream(seed, EVALUATION))
-        weights = resamples(units[rows], count, generator)
-        independent = independent_rows(units[rows])
-        report: dict[str, Any] = {"rows": len(rows), "level": level, "resamples": count, "targets": {}}
+        report: dict[str, Any] = {"rows": len(split.rows("test")), "level": level, "resamples": count, "targets": {}}
         for part in fused:
-            on_features = any(c.name in ON_FEATURES for c in part.candidates)
-            outputs = bank.outputs(part.target, rows, features=on_features)
+            rows = dataset.known(part.target, split.rows("test"))
+            weights = resamples(units[rows], count, np.random.default_rng(stream(seed, EVALUATION)))
+            outputs = bank.outputs(dataset, part.target, rows, part.needs)
             target = np.asarray(dataset.targets[part.target])[rows]
-            schema = dataset.schema.targets[part.target]
             report["targets"][part.target] = _target_report(
-                part, outputs, target, schema, weights, names[part.target], level, bank.members, independent
+                part, outputs, target, weights, names[part.target], level, bank.members, independent_rows(units[rows])
             )
             np.save(folder / f"predictions-{part.target}.npy", _say(part.winner, outputs).values.numpy())
-        np.save(folder / "rows.npy", rows)
+            np.save(folder / f"rows-{part.target}.npy", rows)
         write_json(folder / "report.json", report)
 
     place, reused = store.make("report", key, build)
     return read_json(place / "report.json"), place, reused
+
+
+def predicted(fused: Fused) -> Predicted:
+    """What a fusion says, as metrics take it."""
+    levels = None if fused.task is None or not fused.task.levels else np.array(fused.task.levels)
+    return Predicted(fused.values.numpy(), None if fused.variances is None else fused.variances.numpy(), levels)
 
 
 def _say(candidate: Candidate, outputs: Outputs) -> Fused:
@@ -94,17 +104,18 @@ def _target_report(
     part: FusedTarget,
     outputs: Outputs,
     target: NDArray[Any],
-    schema: TargetSchema,
     weights: NDArray[np.float64],
     names: list[str],
     level: float,
     members: list[str],
     independent: float,
 ) -> dict[str, Any]:
+    schema = outputs.task
+    assert schema is not None
     wanted = list(dict.fromkeys([*names, *GAINS[schema.kind]]))
 
     def scored(candidate: Candidate) -> Scores:
-        return score(schema.kind, target, _say(candidate, outputs).values.numpy(), weights, wanted, independent)
+        return score(schema.kind, target, predicted(_say(candidate, outputs)), weights, wanted, independent)
 
     alone = [scored(member) for member in part.members]
     reference = alone[part.best_member]
@@ -129,14 +140,16 @@ def _target_report(
         "candidates": [entry(c, scored(c)) for c in part.candidates],
         "uncertainty": {name: float(value.mean()) for name, value in uncertainty._asdict().items()},
     }
-    values = outputs.values.numpy()
-    if schema.kind == "classification":
-        tables = diversity.classification_diversity(target, values)
+    report["rows"] = len(target)
+    if schema.exclusive:
         report["confusion"] = metrics.confusion(target, winner).tolist()
-        report["reliability"] = metrics.reliability(target, winner)
         report["per_class"] = metrics.per_class(target, winner)
-    else:
-        tables = diversity.regression_diversity(target, values[:, :, 0])
+        report["reliability"] = metrics.reliability(target, winner)
+    for candidate in part.candidates:
+        if isinstance(candidate.combiner, Pruned):
+            report["pareto"] = front_table(candidate.combiner, members)
+    levels = np.array(schema.levels) if schema.levels else None
+    tables = diversity.DIVERSITY[schema.kind](target, Predicted(outputs.values.numpy(), levels=levels))
     report["diversity"] = {
         "pairs": {name: table.tolist() for name, table in tables.items()},
         "mean": {name: diversity.mean_pair(table) for name, table in tables.items()},

@@ -2,7 +2,9 @@
 
 For classes by entropy (Depeweg et al. 2018, equation 1): the entropy of the mean, the mean of the entropies, and between
 them the mutual information of class and member, in nats. For values by the law of total variance: the mean of the
-variances, and the variance of the means, in squared units. Shapes: M members, B rows, C classes. Float64.
+variances, and the variance of the means, in squared units. For several labels the entropies of the labels are summed. For
+quantiles the mean width between the outer levels is aleatoric, and the standard deviation of the middle ones is epistemic, in
+the target's units. Shapes: M members, B rows, C classes or labels. Float64.
 """
 
 from __future__ import annotations
@@ -32,17 +34,32 @@ def decompose(outputs: Outputs, weights: Tensor | None = None) -> Uncertainty:
     """
     if weights is None:
         weights = torch.full((len(outputs.values),), 1 / len(outputs.values), dtype=outputs.values.dtype)
-    if outputs.variances is None:
-        total = entropy(torch.einsum("m,mbc->bc", weights, outputs.values))
-        aleatoric = weights @ entropy(outputs.values)
-        return Uncertainty(total, aleatoric, (total - aleatoric).clamp(min=0))
-    means = outputs.values[:, :, 0]
-    aleatoric = weights @ outputs.variances[:, :, 0]
-    epistemic = weights @ (means - weights @ means) ** 2
-    return Uncertainty(aleatoric + epistemic, aleatoric, epistemic)
+    if outputs.variances is not None:
+        aleatoric, epistemic = weights @ outputs.variances[:, :, 0], _spread(outputs.values[:, :, 0], weights)
+        return Uncertainty(aleatoric + epistemic, aleatoric, epistemic)
+    if outputs.kind == "quantile":
+        assert outputs.task is not None
+        aleatoric = weights @ (outputs.values[:, :, -1] - outputs.values[:, :, 0])
+        epistemic = _spread(outputs.values[:, :, outputs.task.middle], weights).sqrt()
+        return Uncertainty(aleatoric + epistemic, aleatoric, epistemic)
+    measure = entropy if outputs.exclusive else label_entropy
+    total = measure(torch.einsum("m,mbc->bc", weights, outputs.values))
+    aleatoric = weights @ measure(outputs.values)
+    return Uncertainty(total, aleatoric, (total - aleatoric).clamp(min=0))
+
+
+def _spread(means: Tensor, weights: Tensor) -> Tensor:
+    """The weighted variance (B,) of the members' means (M, B)."""
+    return weights @ (means - weights @ means) ** 2
 
 
 def entropy(probabilities: Tensor) -> Tensor:
     """−Σ p ln p over the last axis, in nats."""
     each: Tensor = torch.special.entr(probabilities)
+    return each.sum(-1)
+
+
+def label_entropy(probabilities: Tensor) -> Tensor:
+    """The sum over labels, on the last axis, of the entropy of each, in nats."""
+    each: Tensor = torch.special.entr(probabilities) + torch.special.entr(1 - probabilities)
     return each.sum(-1)

@@ -1,6 +1,6 @@
 """How fitted fusion rules combine what members say: modules of buffers alone, used by the pipeline and by a package alike.
 
-Shapes: M members, B rows, C classes or 1, D features of all members side by side; everything float64.
+Shapes: M members, B rows, C classes, labels, quantiles or 1, D features of all members side by side; everything float64.
 """
 
 from __future__ import annotations
@@ -12,33 +12,81 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fuseline.data.schema import TargetSchema
 from fuseline.models.network import mixture_variance
+from fuseline.terms import EXCLUSIVE, Kind
 
 TINY = 1e-7
 """Probabilities are clipped to this before a logarithm."""
 
 
 class Outputs(NamedTuple):
-    """What M members say of B rows: ``values`` (M, B, C), ``variances`` (M, B, 1) for a regression, ``features`` (B, D)."""
+    """What M members say of B rows.
+
+    Attributes:
+        values: probabilities, values or quantiles (M, B, C).
+        variances: (M, B, 1), for a regression.
+        features: the members' features side by side (B, D), for rules that need them.
+        inputs: the rows' own inputs as plain numbers (B, P), for rules that need them.
+        task: the target; without it, a regression if there are variances and a classification if there are none.
+        widths: how many of the features are each member's (M,), for rules that tell the members' features apart.
+        costs: the members' microseconds per row and bytes (M, 2), for rules that weigh them while they are fitted.
+    """
 
     values: Tensor
     variances: Tensor | None = None
     features: Tensor | None = None
+    inputs: Tensor | None = None
+    task: TargetSchema | None = None
+    widths: tuple[int, ...] | None = None
+    costs: Tensor | None = None
+
+    @property
+    def kind(self) -> Kind:
+        return _kind(self.task, self.variances)
+
+    @property
+    def exclusive(self) -> bool:
+        return self.kind in EXCLUSIVE
 
     def rows(self, index: Tensor) -> Outputs:
         """Some of the rows, by their positions in this object."""
-        return Outputs(
-            self.values[:, index],
-            None if self.variances is None else self.variances[:, index],
-            None if self.features is None else self.features[index],
+
+        def some(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[index]
+
+        return self._replace(
+            values=self.values[:, index],
+            variances=None if self.variances is None else self.variances[:, index],
+            features=some(self.features),
+            inputs=some(self.inputs),
         )
+
+    def fused(self, values: Tensor, variances: Tensor | None = None) -> Fused:
+        """A fusion's word on these rows."""
+        return Fused(values, variances, self.task)
 
 
 class Fused(NamedTuple):
-    """What a fusion says of B rows: probabilities or values (B, C), and variances (B, 1) for a regression."""
+    """What a fusion says of B rows: probabilities, values or quantiles (B, C), and variances (B, 1) for a regression."""
 
     values: Tensor
     variances: Tensor | None = None
+    task: TargetSchema | None = None
+
+    @property
+    def kind(self) -> Kind:
+        return _kind(self.task, self.variances)
+
+    def rows(self, index: Tensor) -> Fused:
+        """Some of the rows, by their positions in this object."""
+        return Fused(self.values[index], None if self.variances is None else self.variances[index], self.task)
+
+
+def _kind(task: TargetSchema | None, variances: Tensor | None) -> Kind:
+    if task is not None:
+        return task.kind
+    return "classification" if variances is None else "regression"
 
 
 class Combiner(nn.Module):
@@ -76,41 +124,21 @@ class Mixture(Combiner):
     def forward(self, outputs: Outputs) -> Fused:
         mean = torch.einsum("m,mbc->bc", self.weights, outputs.values)
         if outputs.variances is None:
-            return Fused(mean)
-        return Fused(mean, mixture_variance(outputs.values, outputs.variances, self.weights))
+            return outputs.fused(mean)
+        return outputs.fused(mean, mixture_variance(outputs.values, outputs.variances, self.weights))
 
 
 class Vote(Combiner):
     """Each member's most probable class has one vote, and the members' mean probability one more, shared out among classes.
 
-    That keeps every class possible and breaks ties by the mean: (votes + p̄) / (M + 1).
+    That keeps every class possible and breaks ties by the mean: (votes + p̄) / (M + 1). Of several labels each is voted on by
+    itself, and a member is for it if it gives it more than a half.
     """
 
     def forward(self, outputs: Outputs) -> Fused:
         classes = outputs.values.shape[2]
-        votes = F.one_hot(outputs.values.argmax(2), classes).sum(0)
-        return Fused((votes + outputs.values.mean(0)) / (len(outputs.values) + 1))
-
-
-class Logistic(Combiner):
-    """Multinomial logistic regression on the members' log probabilities: ``coefficients`` (C, M·C), ``intercept`` (C,)."""
-
-    coefficients: Tensor
-    intercept: Tensor
-
-    def forward(self, outputs: Outputs) -> Fused:
-        return Fused((log_probabilities(outputs) @ self.coefficients.T + self.intercept).softmax(1))
-
-
-class Linear(Combiner):
-    """A linear regression on the members' values: ``coefficients`` (M,), ``intercept`` ()."""
-
-    coefficients: Tensor
-    intercept: Tensor
-
-    def forward(self, outputs: Outputs) -> Fused:
-        values = torch.einsum("m,mbc->bc", self.coefficients, outputs.values) + self.intercept
-        return Fused(values, spread(outputs))
+        ballots = F.one_hot(outputs.values.argmax(2), classes) if outputs.exclusive else outputs.values > 0.5
+        return outputs.fused((ballots.sum(0) + outputs.values.mean(0)) / (len(outputs.values) + 1))
 
 
 class FeatureHead(Combiner):
@@ -123,9 +151,7 @@ class FeatureHead(Combiner):
     def forward(self, outputs: Outputs) -> Fused:
         assert outputs.features is not None
         raw = head(self.tensors(), (outputs.features - self.get_buffer("mean")) / self.get_buffer("scale"))
-        if outputs.variances is None:
-            return Fused(raw.softmax(1))
-        return Fused(raw * self.get_buffer("unit") + self.get_buffer("center"), spread(outputs))
+        return link(outputs, raw, self.get_buffer("center"), self.get_buffer("unit"))
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh, "silu": F.silu}
@@ -137,22 +163,15 @@ def head(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
     return activation(x @ tensors["w1"].T + tensors["b1"]) @ tensors["w2"].T + tensors["b2"]
 
 
-def log_probabilities(outputs: Outputs) -> Tensor:
-    """The members' clipped log probabilities side by side (B, M·C)."""
-    return outputs.values.clamp(min=TINY).log().transpose(0, 1).flatten(1)
-
-
-COMBINERS: dict[str, type[Combiner]] = {
-    "mixture": Mixture,
-    "vote": Vote,
-    "logistic": Logistic,
-    "linear": Linear,
-    "feature_head": FeatureHead,
-}
-
-
-def combiner_name(combiner: Combiner) -> str:
-    return next(name for name, kind in COMBINERS.items() if type(combiner) is kind)
+def link(outputs: Outputs, raw: Tensor, center: Tensor, unit: Tensor) -> Fused:
+    """A head's raw output (B, C) as a prediction: softmax of classes, sigmoid of labels, and ``raw · unit + center`` of values,
+    quantiles in ascending order."""
+    if outputs.exclusive:
+        return outputs.fused(raw.softmax(1))
+    if outputs.kind == "multilabel":
+        return outputs.fused(raw.sigmoid())
+    values = raw * unit + center
+    return outputs.fused(values.sort(1).values if outputs.kind == "quantile" else values, spread(outputs))
 
 
 def temper(probabilities: Tensor, temperature: float | Tensor) -> Tensor:
@@ -164,8 +183,27 @@ def temper(probabilities: Tensor, temperature: float | Tensor) -> Tensor:
     return (probabilities.clamp(min=TINY).log() / temperature).softmax(1)
 
 
+def temper_labels(probabilities: Tensor, temperature: float | Tensor) -> Tensor:
+    """σ(logit p / T), each label by itself."""
+    return (probabilities.clamp(TINY, 1 - TINY).logit() / temperature).sigmoid()
+
+
+def widen(quantiles: Tensor, middle: int, factor: float | Tensor) -> Tensor:
+    """Scale the quantiles' (B, Q) distances to the middle one.
+
+    >>> widen(torch.tensor([[1.0, 2.0, 5.0]]), 1, 2.0).tolist()
+    [[0.0, 2.0, 8.0]]
+    """
+    center = quantiles[:, middle : middle + 1]
+    return center + (quantiles - center) * factor
+
+
 def calibrate(fused: Fused, number: float | Tensor) -> Fused:
-    """Apply the number that calibrates: a temperature to probabilities, or a factor to variances."""
-    if fused.variances is None:
-        return Fused(temper(fused.values, number))
-    return Fused(fused.values, fused.variances * number)
+    """Apply the number that calibrates: a temperature to probabilities, a factor to variances or to the quantiles' distances."""
+    if fused.kind == "regression":
+        assert fused.variances is not None
+        return fused._replace(variances=fused.variances * number)
+    if fused.kind == "quantile":
+        assert fused.task is not None
+        return fused._replace(values=widen(fused.values, fused.task.middle, number))
+    return fused._replace(values=(temper_labels if fused.kind == "multilabel" else temper)(fused.values, number))

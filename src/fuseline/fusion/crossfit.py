@@ -16,8 +16,9 @@ from torch import Tensor
 
 from fuseline.component import Component
 from fuseline.evaluation.calibration import fit_calibration
-from fuseline.fusion.combine import TINY, Combiner, Fused, Mixture, Outputs, calibrate
-from fuseline.fusion.rules import FUSIONS, ON_FEATURES
+from fuseline.fusion.combine import Combiner, Fused, Mixture, Outputs, calibrate
+from fuseline.fusion.rules import FUSIONS, needs
+from fuseline.fusion.scores import row_scores
 from fuseline.seeding import torch_seed
 
 Floats = NDArray[np.float64]
@@ -29,7 +30,7 @@ class Learnable:
 
     Attributes:
         outputs: what the members say of the B rows; features are NaN where replicas' features don't align.
-        target: codes or values (B,).
+        target: codes or values (B,), or labels (B, C).
         held_out: which of the B rows no replica was trained on (B,); rules on features learn from these alone.
         fold: the cross-fitting fold of each row (B,).
         unit: the unit of each row (B,); rows of one unit are not independent.
@@ -47,13 +48,14 @@ class Learnable:
 def fit(rule: Component, learnable: Learnable, seed: np.random.SeedSequence, rows: NDArray[np.bool_] | None = None) -> Combiner:
     """Fit a rule on some of the rows that it may learn from (all of them if not said)."""
     keep = np.ones(len(learnable.target), bool) if rows is None else rows
-    if rule.name in ON_FEATURES:
+    needed = needs([rule])
+    if "features" in needed:
         keep = keep & learnable.held_out
     index = torch.from_numpy(np.flatnonzero(keep))
     generator = torch.Generator().manual_seed(torch_seed(seed))
     outputs = learnable.outputs.rows(index)
-    if rule.name not in ON_FEATURES:
-        outputs = outputs._replace(features=None)
+    outputs = outputs if "features" in needed else outputs._replace(features=None)
+    outputs = outputs if "inputs" in needed else outputs._replace(inputs=None)
     return FUSIONS[rule.name](outputs, learnable.target[index], generator, **rule.settings)
 
 
@@ -63,7 +65,7 @@ def cross_fit(rule: Component, learnable: Learnable, seed: np.random.SeedSequenc
     for number in np.unique(learnable.fold):
         outside = learnable.fold == number
         combiner = fit(rule, learnable, seed, ~outside)
-        judged = np.flatnonzero(outside & learnable.held_out if rule.name in ON_FEATURES else outside)
+        judged = np.flatnonzero(outside & learnable.held_out if "features" in needs([rule]) else outside)
         parts.append((judged, combiner(learnable.outputs.rows(torch.from_numpy(judged)))))
     values = torch.full((len(learnable.target), learnable.outputs.values.shape[2]), torch.nan, dtype=torch.float64)
     variances = None if learnable.outputs.variances is None else values[:, :1].clone()
@@ -71,15 +73,7 @@ def cross_fit(rule: Component, learnable: Learnable, seed: np.random.SeedSequenc
         values[judged] = fused.values
         if variances is not None and fused.variances is not None:
             variances[judged] = fused.variances
-    return Fused(values, variances)
-
-
-def row_scores(fused: Fused, target: Tensor) -> Floats:
-    """The loss of each row (B,): log loss, or squared error for values. Lower is better."""
-    if fused.variances is None:
-        true = fused.values.gather(1, target.long()[:, None])[:, 0]
-        return np.asarray(-true.clamp(min=TINY).log().numpy())
-    return np.asarray(((fused.values[:, 0] - target) ** 2).numpy())
+    return Fused(values, variances, learnable.outputs.task)
 
 
 @dataclass(frozen=True)
@@ -94,8 +88,7 @@ class Comparison:
 
 def judge(fused: Fused, learnable: Learnable, common: NDArray[np.int64]) -> Floats:
     """The losses (n,) of the ``common`` rows, of the output as it will be used: calibrated by one number, fitted on them."""
-    part = Fused(fused.values[common], None if fused.variances is None else fused.variances[common])
-    target = learnable.target[common]
+    part, target = fused.rows(torch.from_numpy(common)), learnable.target[common]
     return row_scores(calibrate(part, fit_calibration(part, target)) if learnable.calibrated else part, target)
 
 
@@ -116,8 +109,7 @@ def compare(rules: Sequence[Component], learnable: Learnable, seed: np.random.Se
     """Cross-fit every rule and choose: the first (simplest) within one standard error of the best.
 
     The standard error is that of the paired difference of the rows' losses (after Breiman et al. 1984, section 3.4.3), with
-    units as clusters. All
-    rules are compared on the same rows: the held-out ones, if a rule that uses features is among them.
+    units as clusters. All rules are compared on the same rows: the held-out ones, if a rule that uses features is among them.
     """
     fused = {rule.name: cross_fit(rule, learnable, seed) for rule in rules}
     common = _common(rules, learnable)
@@ -154,8 +146,7 @@ def pick(member: int, members: int) -> Combiner:
 
 
 def _common(rules: Sequence[Component], learnable: Learnable) -> NDArray[np.int64]:
-    on_features = any(rule.name in ON_FEATURES for rule in rules)
-    return np.flatnonzero(learnable.held_out) if on_features else np.arange(len(learnable.target))
+    return np.flatnonzero(learnable.held_out) if "features" in needs(rules) else np.arange(len(learnable.target))
 
 
 def summary(comparison: Comparison) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from fuseline.data.dataset import Dataset
 from fuseline.data.dealing import deal
 from fuseline.data.split import Split, strata
 from fuseline.evaluation.calibration import fit_calibration
-from fuseline.fusion.combine import COMBINERS, Combiner, combiner_name
+from fuseline.fusion.combine import Combiner
+from fuseline.fusion.combiners import COMBINERS, combiner_name
 from fuseline.fusion.crossfit import Learnable, best_member, compare, fit, pick, summary
-from fuseline.fusion.rules import ON_FEATURES
+from fuseline.fusion.rules import needs
 from fuseline.partition import Rows
 from fuseline.seeding import FUSION, stream
 from fuseline.store import Store, code_version, content_key, read_json, write_json
@@ -57,6 +58,7 @@ class FusedTarget:
         comparison: the cross-fitted losses of the rules, as :func:`fuseline.fusion.crossfit.summary` gives them.
         chosen: the rule that serves.
         best_member: the position of the best single member on the rows that the rules were compared on.
+        needs: what the candidates look at besides the members' outputs.
     """
 
     key: str
@@ -66,6 +68,7 @@ class FusedTarget:
     comparison: dict[str, Any]
     chosen: str
     best_member: int
+    needs: frozenset[str]
 
     @property
     def winner(self) -> Candidate:
@@ -89,17 +92,17 @@ class FusedTarget:
             meta["comparison"],
             meta["comparison"]["chosen"],
             meta["best_member"],
+            frozenset(meta["needs"]),
         )
 
 
 def learnable(bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, units: Rows) -> Learnable:
-    """The rows on which every member is finite among the fusion rows and, out of fold, the training rows."""
-    rows = bank.finite(spec.target, split.rows("train", "fusion"))
-    on_features = any(rule.name in ON_FEATURES for rule in spec.rules)
+    """The rows with a target on which every member is finite, among the fusion rows and, out of fold, the training rows."""
+    rows = bank.finite(spec.target, dataset.known(spec.target, split.rows("train", "fusion")))
     generator = np.random.default_rng(stream(spec.seed, FUSION, 0))
     held_out = np.isin(rows, split.rows("fusion"))
     return Learnable(
-        outputs=bank.outputs(spec.target, rows, features=on_features),
+        outputs=bank.outputs(dataset, spec.target, rows, needs(spec.rules)),
         target=torch.from_numpy(np.asarray(dataset.targets[spec.target])[rows]),
         held_out=held_out,
         fold=deal(2 * strata(dataset, rows) + held_out, units[rows], [1 / spec.folds] * spec.folds, generator),
@@ -146,6 +149,7 @@ def fuse_target(
                 "members": [{"name": name, "number": singles[name]} for name in bank.members],
                 "comparison": {**summary(comparison), "learnt_from": len(pool.target)},
                 "best_member": best_member(pool, comparison.rows),
+                "needs": sorted(needs(spec.rules)),
             },
         )
 
@@ -157,8 +161,7 @@ def fuse_target(
 def _calibrate(bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, combiners: Mapping[str, Combiner]) -> dict[str, float]:
     if not spec.calibrated:
         return dict.fromkeys(combiners, 1.0)
-    rows = split.rows("calibration")
-    on_features = any(name in ON_FEATURES for name in combiners)
-    outputs = bank.outputs(spec.target, rows, features=on_features)
+    rows = dataset.known(spec.target, split.rows("calibration"))
+    outputs = bank.outputs(dataset, spec.target, rows, needs(spec.rules))
     target = torch.from_numpy(np.asarray(dataset.targets[spec.target])[rows])
     return {name: fit_calibration(combiner(outputs), target) for name, combiner in combiners.items()}

@@ -1,10 +1,12 @@
 """Fusion rules that weigh members: ``mean``, ``vote``, ``weights`` and ``greedy``.
 
-A rule is a function ``(outputs, target, generator, *, settings) → combiner``; ``target`` (B,) holds codes or values.
+A rule is a function ``(outputs, target, generator, *, settings) → combiner``; ``target`` holds codes or values (B,), or labels
+of 0 and 1 with NaN where one is unknown (B, C).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated
 
@@ -15,39 +17,61 @@ from pydantic import Field
 from scipy.optimize import nnls
 from torch import Tensor
 
-from fuseline.fusion.combine import TINY, Combiner, Mixture, Outputs, Vote
+from fuseline.fusion.combine import Combiner, Mixture, Outputs, Vote
+from fuseline.fusion.pinball import simplex_pinball
+from fuseline.fusion.scores import likelihoods
 
 Floats = NDArray[np.float64]
+Loss = Callable[[Floats, int], Floats]
+"""``(sums (M, n), k) → losses (M,)`` of the sums as means of k."""
 
 
 def mean(outputs: Outputs, target: Tensor, generator: torch.Generator) -> Combiner:
-    """The members' arithmetic mean (Lakshminarayanan et al. 2017)."""
+    """The members' arithmetic mean (Lakshminarayanan et al. 2017), for every kind; of quantiles, level by level (Lichtendahl et
+    al. 2013), which keeps them in order."""
     members = len(outputs.values)
     return Mixture({"weights": torch.full((members,), 1 / members, dtype=torch.float64)})
 
 
 def vote(outputs: Outputs, target: Tensor, generator: torch.Generator) -> Combiner:
-    """The majority of the members' most probable classes; see :class:`~fuseline.fusion.combine.Vote`."""
+    """The majority of the members' most probable classes, or for each label of those who are for it; see
+    :class:`~fuseline.fusion.combine.Vote`. Not for regression and quantile: numbers have no majority."""
     return Vote({})
 
 
 def weights(outputs: Outputs, target: Tensor, generator: torch.Generator) -> Combiner:
-    """The weights on the simplex that minimise log loss, or squared error for values: a convex optimum, both times."""
-    found = (
-        simplex_squared_error(_errors(outputs, target)) if _is_regression(outputs) else simplex_log_loss(_true(outputs, target))
-    )
+    """The weights on the simplex of least log loss, or squared error of values, or pinball loss of quantiles: a convex optimum
+    for every kind. Labels are weighed alike, each known one as one observation."""
+    if outputs.kind == "regression":
+        found = simplex_squared_error(_errors(outputs, target))
+    elif outputs.kind == "quantile":
+        found = simplex_pinball(_errors(outputs, target), _levels(outputs))
+    else:
+        found = simplex_log_loss(likelihoods(outputs, target))
     return Mixture({"weights": torch.from_numpy(found)})
 
 
 def greedy(
-    outputs: Outputs, target: Tensor, generator: torch.Generator, *, steps: Annotated[int, Field(ge=1, le=1000)] = 25
+    outputs: Outputs,
+    target: Tensor,
+    generator: torch.Generator,
+    *,
+    steps: Annotated[int, Field(ge=1, le=1000)] = 25,
+    bags: Annotated[int, Field(ge=1, le=1000)] = 1,
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.5,
 ) -> Combiner:
-    """Ensemble selection with replacement (Caruana et al. 2004): ``steps`` times, add the member that helps the mean most."""
-    if _is_regression(outputs):
-        found = greedy_counts(_errors(outputs, target), lambda total, n: ((total / n) ** 2).mean(-1), steps)
-    else:
-        found = greedy_counts(_true(outputs, target), lambda total, n: -np.log(total / n).mean(-1), steps)
-    return Mixture({"weights": torch.from_numpy(found / steps)})
+    """Ensemble selection with replacement (Caruana et al. 2004): ``steps`` times, add the member that helps the mean most.
+
+    With more than one of ``bags``, each selects from a random ``fraction`` of the members, rounded up, and the weights are
+    averaged (section 2.3): that guards against a member that suits these rows by chance. For every kind, by the loss that
+    ``weights`` minimises.
+    """
+    scores, loss = _scored(outputs, target)
+    found = np.zeros(len(scores))
+    for _ in range(bags):
+        part = _part(len(scores), fraction, generator) if bags > 1 else np.arange(len(scores))
+        found[part] += greedy_counts(scores[part], loss, steps)
+    return Mixture({"weights": torch.from_numpy(found / (steps * bags))})
 
 
 def simplex_log_loss(true: Floats, tolerance: float = 1e-10, most: int = 10_000) -> Floats:
@@ -91,12 +115,12 @@ def simplex_squared_error(errors: Floats) -> Floats:
     return np.asarray(u / u.sum(), np.float64)
 
 
-def greedy_counts(scores: Floats, loss: Callable[[Floats, int], Floats], steps: int) -> Floats:
+def greedy_counts(scores: Floats, loss: Loss, steps: int) -> Floats:
     """How often each member is chosen (M,), when at each step the member is added whose sum has the lowest loss.
 
     Args:
-        scores: what is summed (M, B).
-        loss: ``(sums (M, B), n) → losses (M,)`` of the sums as means of n.
+        scores: what is summed (M, n).
+        loss: what tells a sum's loss.
     """
     counts = np.zeros(len(scores))
     total = np.zeros(scores.shape[1])
@@ -107,14 +131,26 @@ def greedy_counts(scores: Floats, loss: Callable[[Floats, int], Floats], steps: 
     return counts
 
 
-def _is_regression(outputs: Outputs) -> bool:
-    return outputs.variances is not None
+def _part(members: int, fraction: float, generator: torch.Generator) -> NDArray[np.int64]:
+    return np.asarray(torch.randperm(members, generator=generator)[: math.ceil(fraction * members)].numpy())
 
 
-def _true(outputs: Outputs, target: Tensor) -> Floats:
-    index = target.long()[None, :, None].expand(len(outputs.values), -1, 1)
-    return np.asarray(outputs.values.gather(2, index)[:, :, 0].clamp(min=TINY).numpy())
+def _scored(outputs: Outputs, target: Tensor) -> tuple[Floats, Loss]:
+    """What members bring to a sum (M, n), and its loss."""
+    if outputs.kind == "regression":
+        return _errors(outputs, target), lambda total, n: ((total / n) ** 2).mean(-1)
+    if outputs.kind == "quantile":
+        levels = _levels(outputs)
+        return _errors(outputs, target), lambda total, n: np.maximum(-levels * total, (1 - levels) * total).mean(-1) / n
+    return likelihoods(outputs, target), lambda total, n: -np.log(total / n).mean(-1)
 
 
 def _errors(outputs: Outputs, target: Tensor) -> Floats:
-    return np.asarray((outputs.values[:, :, 0] - target).numpy())
+    """Each member's prediction − target, of each row and, of quantiles, each level (M, n)."""
+    return np.asarray((outputs.values - target[None, :, None]).flatten(1).numpy())
+
+
+def _levels(outputs: Outputs) -> Floats:
+    """The level of each of these errors (n,)."""
+    assert outputs.task is not None
+    return np.tile(np.asarray(outputs.task.levels, np.float64), outputs.values.shape[1])

@@ -12,18 +12,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch.nn import functional
 
-from fuseline.fusion.combine import (
-    ACTIVATIONS,
-    COMBINERS,
-    TINY,
-    Combiner,
-    Fused,
-    Outputs,
-    calibrate,
-    combiner_name,
-    log_probabilities,
-    temper,
-)
+from fuseline.data.schema import TargetSchema
+from fuseline.fusion.combine import ACTIVATIONS, TINY, Combiner, Fused, Outputs, calibrate, link, temper, temper_labels, widen
+from fuseline.fusion.combiners import COMBINERS, combiner_name
+from fuseline.fusion.linear import log_probabilities
 from fuseline.models.network import mixture_variance
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=30)
@@ -132,7 +124,10 @@ def test_rows_are_taken_from_every_part():
     assert torch.equal(part.values[:, 0], outputs.values[:, 4])
     assert torch.equal(part.variances[:, 1], outputs.variances[:, 1])
     assert torch.equal(part.features, outputs.features[[4, 1]])
-    assert Outputs(outputs.values).rows(index)[1:] == (None, None)
+    assert set(Outputs(outputs.values).rows(index)[1:]) == {None}
+    full = outputs._replace(inputs=outputs.features + 1, task=TargetSchema(kind="regression"), widths=(2, 3))
+    assert torch.equal(full.rows(index).inputs, outputs.features[[4, 1]] + 1)
+    assert (full.rows(index).task, full.rows(index).widths) == (full.task, full.widths)
 
 
 @LAWS
@@ -298,3 +293,47 @@ def test_calibration_leaves_values_and_scales_their_variances():
     calibrated = calibrate(Fused(outputs.values[0], outputs.variances[0]), 3.0)
     assert torch.equal(calibrated.values, outputs.values[0])
     assert torch.equal(calibrated.variances, outputs.variances[0] * 3)
+
+
+LABELS = TargetSchema(kind="multilabel", classes=["a", "b", "c"])
+QUANTILES = TargetSchema(kind="quantile", levels=[0.1, 0.45, 0.9])
+
+
+def test_the_kind_is_the_tasks_or_told_by_the_variances():
+    assert [said(0).kind for said in (classes_said, values_said)] == ["classification", "regression"]
+    assert classes_said(0).exclusive
+    labels = classes_said(0)._replace(task=LABELS)
+    assert (labels.kind, labels.exclusive) == ("multilabel", False)
+    assert labels.fused(labels.values[0]).kind == "multilabel"
+    assert Outputs(labels.values, task=TargetSchema(kind="ordinal", classes=[1, 2])).exclusive
+
+
+def test_rows_of_a_fusion_keep_the_task():
+    fused = values_said(1).fused(torch.arange(3.0)[:, None], torch.ones(3, 1))._replace(task=TargetSchema(kind="regression"))
+    part = fused.rows(torch.tensor([2, 0]))
+    assert part.values[:, 0].tolist() == [2.0, 0.0]
+    assert part.variances.shape == (2, 1)
+    assert part.task == fused.task
+
+
+def test_a_head_links_its_raw_output_by_the_kind():
+    raw, two, ten = torch.tensor([[3.0, -1.0, 0.5]]).double(), torch.tensor(2.0).double(), torch.tensor(10.0).double()
+    outputs = Outputs(torch.zeros(2, 1, 3).double())
+    assert torch.allclose(link(outputs, raw, ten, two).values, raw.softmax(1))
+    assert torch.allclose(link(outputs._replace(task=LABELS), raw, ten, two).values, raw.sigmoid())
+    assert link(outputs._replace(task=QUANTILES), raw, ten, two).values[0].tolist() == [8.0, 11.0, 16.0]
+
+
+@LAWS
+@given(SEEDS, TEMPERATURES)
+def test_a_tempered_label_is_the_tempered_pair_of_it_and_its_absence(seed, temperature):
+    p = torch.from_numpy(np.random.default_rng(seed).uniform(0.001, 0.999, 9))
+    pairs = temper(torch.stack([p, 1 - p], 1), temperature)
+    assert torch.allclose(temper_labels(p, temperature), pairs[:, 0], rtol=1e-9, atol=1e-12)
+
+
+def test_calibration_tempers_labels_and_widens_quantiles_about_the_middle_one():
+    p = classes_said(13, classes=3).values[0]
+    assert torch.equal(calibrate(Fused(p, None, LABELS), 2.0).values, temper_labels(p, 2.0))
+    q = torch.tensor([[1.0, 2.0, 5.0]])
+    assert calibrate(Fused(q, None, QUANTILES), 2.0).values.tolist() == widen(q, 1, 2.0).tolist() == [[0.0, 2.0, 8.0]]

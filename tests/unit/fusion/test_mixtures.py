@@ -1,4 +1,4 @@
-"""Rules that weigh members: against scipy's SLSQP, a naive Caruana, and the laws of a mean."""
+"""Rules that weigh members: against scipy's SLSQP, a grid, a naive Caruana, and the laws of a mean."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
 
+from fuseline.data.schema import TargetSchema
 from fuseline.fusion.combine import Mixture, Outputs, Vote
 from fuseline.fusion.mixtures import greedy, greedy_counts, mean, simplex_log_loss, simplex_squared_error, vote, weights
+from fuseline.fusion.scores import row_losses
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=25)
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 12))
@@ -66,6 +68,47 @@ def values_said(seed, members=4, rows=30):
     y = rng.normal(size=rows)
     values = y + rng.normal(size=(members, rows)) * rng.uniform(0.3, 2, (members, 1)) + rng.normal(size=(members, 1)) * 0.3
     return Outputs(torch.from_numpy(values)[:, :, None], torch.ones(members, rows, 1).double()), torch.from_numpy(y)
+
+
+def labels_said(seed, members=4, rows=30, labels=3):
+    """Members of different quality, and labels of which a fifth are unknown, but at least one in a row known."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, (rows, labels)).astype(float)
+    logits = rng.normal(size=(members, rows, labels)) + rng.uniform(0, 3, (members, 1, 1)) * (2 * y - 1)
+    y[:, 1:][rng.random((rows, labels - 1)) < 0.2] = np.nan
+    task = TargetSchema(kind="multilabel", classes=list(range(labels)))
+    return Outputs(torch.from_numpy(logits).sigmoid(), task=task), torch.from_numpy(y)
+
+
+def quantiles_said(seed, members=4, rows=30, levels=(0.1, 0.5, 0.8)):
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=rows)
+    center = y + rng.normal(size=(members, rows)) * rng.uniform(0.3, 2, (members, 1))
+    quantiles = center[:, :, None] + rng.uniform(0.2, 2, (members, 1, 1)) * (np.array(levels) - 0.5)
+    return Outputs(torch.from_numpy(quantiles), task=TargetSchema(kind="quantile", levels=levels)), torch.from_numpy(y)
+
+
+def ordinal_said(seed, members=4, rows=30):
+    outputs, y = classes_said(seed, members, rows)
+    return outputs._replace(task=TargetSchema(kind="ordinal", classes=[0, 1, 2])), y
+
+
+KINDS = {
+    "classification": classes_said,
+    "ordinal": ordinal_said,
+    "multilabel": labels_said,
+    "regression": values_said,
+    "quantile": quantiles_said,
+}
+
+
+def mean_loss(combiner, outputs, y):
+    """The mean row loss; over the known labels alike, as the fits weigh them."""
+    losses = row_losses(combiner(outputs), y)
+    if outputs.kind != "multilabel":
+        return float(losses.mean())
+    known = (~y.isnan()).sum(1)
+    return float((losses * known).sum() / known.sum())
 
 
 def true_probabilities(outputs, y):
@@ -230,3 +273,105 @@ def test_a_vote_has_nothing_to_fit():
     combiner = vote(outputs, y, NO_RANDOMNESS)
     assert isinstance(combiner, Vote)
     assert combiner.tensors() == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(LAWS, max_examples=10)
+@given(seed=st.integers(0, 9999), members=st.integers(1, 6), steps=st.sampled_from([1, 7, 25]))
+def test_fitted_weights_are_never_worse_than_greedy_ones_or_a_member_or_the_mean(kind, seed, members, steps):
+    outputs, y = KINDS[kind](seed, members)
+    found = weights(outputs, y, NO_RANDOMNESS)
+    assert on_the_simplex(found.weights.numpy())
+    rivals = [
+        greedy(outputs, y, NO_RANDOMNESS, steps=steps),
+        greedy(outputs, y, seeded(seed), bags=3),
+        mean(outputs, y, NO_RANDOMNESS),
+    ]
+    rivals += [Mixture({"weights": alone}) for alone in torch.eye(members).double()]
+    best = mean_loss(found, outputs, y)
+    assert best <= min(mean_loss(rival, outputs, y) for rival in rivals) + 1e-6  # what expectation maximisation may leave
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "quantile"])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_weights_on_a_grid_have_less_loss(kind, seed):
+    outputs, y = KINDS[kind](seed, members=3)
+    steps = np.arange(21) / 20
+    grid = [Mixture({"weights": torch.tensor([a, b, 1 - a - b])}) for a in steps for b in steps if a + b <= 1 + 1e-9]
+    losses = [mean_loss(combiner, outputs, y) for combiner in grid]
+    found = weights(outputs, y, NO_RANDOMNESS)
+    assert mean_loss(found, outputs, y) <= min(losses) + 1e-9
+    assert (found.weights - grid[int(np.argmin(losses))].weights).abs().max() < 0.3
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "quantile"])
+@pytest.mark.parametrize("seed", range(4))
+def test_greedy_counts_of_labels_and_quantiles_equal_a_naive_caruana(kind, seed):
+    outputs, y = KINDS[kind](seed, rows=12)
+    bag = []
+    for _ in range(8):
+        shares = [np.bincount([*bag, m], minlength=4) / (len(bag) + 1) for m in range(4)]
+        bag.append(int(np.argmin([mean_loss(Mixture({"weights": torch.from_numpy(w)}), outputs, y) for w in shares])))
+    assert (greedy(outputs, y, NO_RANDOMNESS, steps=8).weights * 8).tolist() == pytest.approx(np.bincount(bag, minlength=4))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_order_of_members_changes_nothing_for_any_kind(kind):
+    outputs, y = KINDS[kind](5)
+    order = [2, 0, 3, 1]
+    variances = None if outputs.variances is None else outputs.variances[order]
+    permuted = outputs._replace(values=outputs.values[order], variances=variances)
+    for rule in (mean, weights, greedy):
+        before, after = (rule(o, y, NO_RANDOMNESS)(o).values for o in (outputs, permuted))
+        assert torch.allclose(before, after, rtol=0, atol=1e-5)
+
+
+@LAWS
+@given(st.integers(0, 9999), st.integers(1, 6))
+def test_the_mean_is_never_worse_than_the_members_mean_on_labels_and_quantiles(seed, members):
+    for outputs, y in (labels_said(seed, members), quantiles_said(seed, members)):
+        alone = [mean_loss(Mixture({"weights": w}), outputs, y) for w in torch.eye(members).double()]
+        assert mean_loss(mean(outputs, y, NO_RANDOMNESS), outputs, y) <= np.mean(alone) + 1e-12
+
+
+def test_fused_quantiles_stay_in_order():
+    outputs, y = quantiles_said(3)
+    for rule in (mean, weights, greedy):
+        assert (rule(outputs, y, NO_RANDOMNESS)(outputs).values.diff(dim=1) > 0).all()
+
+
+def test_a_vote_on_labels_counts_the_members_that_are_for_each():
+    outputs, y = labels_said(6, members=5)
+    p = outputs.values.numpy()
+    expected = ((p > 0.5).sum(0) + p.mean(0)) / 6
+    assert vote(outputs, y, NO_RANDOMNESS)(outputs).values.numpy() == pytest.approx(expected)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_one_bag_draws_nothing_from_the_generator():
+    outputs, y = classes_said(1)
+    generator = seeded(0)
+    before = generator.get_state()
+    greedy(outputs, y, generator, bags=1, fraction=0.1)
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize(("members", "fraction", "size"), [(6, 0.5, 3), (5, 0.5, 3), (4, 0.01, 1), (3, 1.0, 3)])
+def test_bags_average_selections_from_random_parts_of_the_members(members, fraction, size):
+    outputs, y = classes_said(2, members)
+    got = greedy(outputs, y, seeded(4), steps=6, bags=5, fraction=fraction).weights
+    generator, expected = seeded(4), torch.zeros(members).double()
+    for _ in range(5):
+        part = torch.randperm(members, generator=generator)[:size]
+        expected[part] += greedy(outputs._replace(values=outputs.values[part]), y, NO_RANDOMNESS, steps=6).weights / 5
+    assert torch.allclose(got, expected, rtol=0, atol=1e-12)
+    assert on_the_simplex(got.numpy())
+
+
+def test_bags_spread_the_weight_over_members_that_one_selection_leaves_out():
+    outputs, y = classes_said(3, members=8)
+    single, bagged = (greedy(outputs, y, seeded(0), steps=5, bags=bags).weights for bags in (1, 40))
+    assert (bagged > 0).sum() > (single > 0).sum()
