@@ -12,44 +12,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fuseline.data.schema import FIRST, Schema
+from fuseline.data.schema import Schema
 from fuseline.errors import RecipeError
+from fuseline.family import Family
+from fuseline.models.bounds import Dropout, Width
+from fuseline.models.plugins import adapt
 from fuseline.models.preprocessing import Batch
-
-Width = Annotated[int, Field(ge=1, le=65536)]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-
-
-class MLP(nn.Module):
-    """Numbers, embedded categories and flattened pictures through fully connected layers; no hidden layer is a linear model."""
-
-    def __init__(self, schema: Schema, hidden: tuple[int, ...], dropout: float) -> None:
-        super().__init__()
-        sizes = [FIRST + len(vocabulary) for vocabulary in schema.categorical.values()]
-        self.embeddings = nn.ModuleList(nn.Embedding(n, min(16, (n + 1) // 2)) for n in sizes)
-        width = 2 * len(schema.numeric) + sum(e.embedding_dim for e in self.embeddings)  # type: ignore[misc]
-        if schema.image:
-            channels, height, across = schema.image
-            width += channels * height * across
-        layers: list[nn.Module] = []
-        for size in hidden:
-            layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
-            width = size
-        self.layers = nn.Sequential(*layers)
-        self.features = width
-
-    def forward(self, batch: Batch) -> Tensor:
-        parts = [batch["numeric"]] if "numeric" in batch else []
-        parts += [embed(batch["categorical"][:, j]) for j, embed in enumerate(self.embeddings)]
-        if "image" in batch:
-            parts.append(batch["image"].flatten(1))
-        out: Tensor = self.layers(torch.cat(parts, 1))
-        return out
-
-
-def mlp(schema: Schema, *, hidden: tuple[Width, ...] = (128, 64), dropout: Dropout = 0.1) -> nn.Module:
-    """A multi-layer perceptron over any kind of input; ``hidden: []`` is a linear model."""
-    return MLP(schema, hidden, dropout)
+from fuseline.models.resnet import resnet
+from fuseline.models.tabular import ft_transformer, mlp, tabm
 
 
 class CNN(nn.Module):
@@ -92,4 +62,16 @@ def cnn(
     return CNN(schema.image, channels, convolutions, features, dropout)
 
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn}
+def _torchvision() -> dict[str, Callable[..., nn.Module]]:
+    from fuseline.models.vision import torchvision_models  # importing torchvision takes seconds, and tables do without
+
+    return torchvision_models()
+
+
+ARCHITECTURES = Family(
+    {"mlp": mlp, "ft_transformer": ft_transformer, "tabm": tabm, "cnn": cnn, "resnet": resnet},
+    "fuseline.architectures",
+    adapt,
+    _torchvision,
+)
+"""fuseline's own, those of installed packages, and torchvision's classification models."""

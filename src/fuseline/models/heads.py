@@ -1,61 +1,48 @@
-"""Heads: from features (B, D) to what a network says of one target, and the loss of that.
+"""Heads: from features (B, D) to what a network says of one target.
 
-A classification head gives logits (B, C). A regression head gives a mean and a log variance (B, 2) of the standardised
-target; its buffers bring both back to the target's own units.
+The raw output is: logits (B, C) of classes or labels; logits (B, C − 1) of an ordinal target, each of passing on from one class
+to the next; a mean and a log variance (B, 2) of a standardised value; the lowest quantile and the steps to the next ones (B, Q)
+of one. The buffers of a head bring values back to the target's own units.
+
+A backbone of K copies gives features (B, K, D): every copy has a head of its own, and raw outputs are (B, K, ·).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from functools import partial
 
 import torch
-from pydantic import Field
+from tabm import LinearEnsemble
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fuseline.data.schema import TargetSchema
-from fuseline.models.architectures import Dropout, Width
+from fuseline.models.bounds import Dropout, Width
+
+Layer = Callable[[int, int], nn.Module]
 
 
-def linear(features: int, outputs: int) -> nn.Module:
+def linear(features: int, outputs: int, layer: Layer) -> nn.Module:
     """One linear layer."""
-    return nn.Linear(features, outputs)
+    return layer(features, outputs)
 
 
-def hidden(features: int, outputs: int, *, width: Width = 64, dropout: Dropout = 0.1) -> nn.Module:
+def hidden(features: int, outputs: int, layer: Layer, *, width: Width = 64, dropout: Dropout = 0.1) -> nn.Module:
     """A hidden layer with ReLU and dropout, then a linear layer."""
-    return nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, outputs))
+    return nn.Sequential(layer(features, width), nn.ReLU(), nn.Dropout(dropout), layer(width, outputs))
 
 
 HEADS: dict[str, Callable[..., nn.Module]] = {"linear": linear, "hidden": hidden}
 
 
-def cross_entropy(raw: Tensor, target: Tensor, *, smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0) -> Tensor:
-    """Mean cross-entropy of logits (B, C) against codes (B,), with label smoothing (Szegedy et al. 2016, section 7)."""
-    return F.cross_entropy(raw, target, label_smoothing=smoothing)
-
-
-def squared_error(raw: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of the mean in ``raw`` (B, 2) against standardised values (B,); the variance is not learnt."""
-    return F.mse_loss(raw[:, 0], target)
-
-
-def gaussian_nll(raw: Tensor, target: Tensor) -> Tensor:
-    """Gaussian negative log-likelihood of mean and log variance (B, 2): ½(s + (y − m)² e⁻ˢ) (Nix and Weigend 1994)."""
-    s = raw[:, 1].clamp(-10, 10)
-    return 0.5 * (s + (target - raw[:, 0]) ** 2 * torch.exp(-s)).mean()
-
-
-LOSSES: dict[str, dict[str, Callable[..., Tensor]]] = {
-    "classification": {"cross_entropy": cross_entropy},
-    "regression": {"squared_error": squared_error, "gaussian_nll": gaussian_nll},
-}
-"""The losses that fit each kind of target; the first is the default."""
+def layer_of(copies: int | None) -> Layer:
+    """What makes a linear layer: one for all rows, or one for each of K copies."""
+    return nn.Linear if copies is None else partial(LinearEnsemble, k=copies)
 
 
 class Head(nn.Module):
-    """One target's head: the module, and for a regression what brings its output back to the target's units.
+    """One target's head: the module, how its raw output is read, and what brings it back to the target's units.
 
     Attributes:
         center, spread: mean and standard deviation of the training rows' values.
@@ -66,40 +53,64 @@ class Head(nn.Module):
     spread: Tensor
     residual: Tensor
 
-    def __init__(self, schema: TargetSchema, module: nn.Module) -> None:
+    def __init__(self, task: TargetSchema, module: nn.Module) -> None:
         super().__init__()
-        self.kind = schema.kind
+        self.task = task
         self.module = module
-        if self.kind == "regression":
+        if task.kind in ("regression", "quantile"):
             self.register_buffer("center", torch.zeros((), dtype=torch.float64))
             self.register_buffer("spread", torch.ones((), dtype=torch.float64))
+        if task.kind == "regression":
             self.register_buffer("residual", torch.zeros((), dtype=torch.float64))
 
     @staticmethod
-    def outputs(schema: TargetSchema) -> int:
-        return schema.width if schema.kind == "classification" else 2
+    def outputs(task: TargetSchema) -> int:
+        """How many numbers the raw output has."""
+        return {"ordinal": task.width - 1, "regression": 2}.get(task.kind, task.width)
 
     @torch.no_grad()
     def fit(self, values: Tensor) -> None:
-        """Take the centre and the spread from the training rows' values (n,)."""
-        if self.kind == "regression":
-            self.center.copy_(values.double().mean())
-            spread = float(values.double().std(correction=0))
-            constant = spread <= 1e-9 * float(values.double().abs().max())
+        """Take the centre and the spread from the training rows' known values (n,)."""
+        if self.task.kind in ("regression", "quantile"):
+            known = values[~values.isnan()].double()
+            self.center.copy_(known.mean())
+            spread = float(known.std(correction=0))
+            constant = spread <= 1e-9 * float(known.abs().max())
             self.spread.fill_(1.0 if constant else spread)
 
     def standardise(self, values: Tensor) -> Tensor:
-        """What the loss compares with: codes as they are, values in standard units."""
-        return values if self.kind == "classification" else ((values.double() - self.center) / self.spread).float()
+        """What the loss compares with: codes and labels as they are, values in standard units."""
+        if self.task.kind in ("regression", "quantile"):
+            return ((values.double() - self.center) / self.spread).float()
+        return values
 
     def forward(self, features: Tensor) -> Tensor:
         out: Tensor = self.module(features)
         return out
 
+    def link(self, raw: Tensor) -> Tensor:
+        """What a raw output (…, ·) says: log probabilities, logits, mean and log variance, or ascending quantiles.
+
+        An ordinal target's classes follow each other by continuation: ``P(y > k | y ≥ k) = σ(raw_k)`` (Tutz 1991; the loss is
+        then that of Shi et al. 2023, CORN), so ``ln p_k = ln σ(−raw_k) + Σ_{j<k} ln σ(raw_j)``.
+        """
+        if self.task.kind == "classification":
+            return raw.log_softmax(-1)
+        if self.task.kind == "ordinal":
+            passed = F.pad(F.logsigmoid(raw).cumsum(-1), (1, 0))
+            return passed + F.pad(F.logsigmoid(-raw), (0, 1))
+        if self.task.kind == "quantile":
+            return torch.cat([raw[..., :1], raw[..., :1] + F.softplus(raw[..., 1:]).cumsum(-1)], -1)
+        return raw
+
     def predict(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Probabilities (B, C) and nothing, or values (B, 1) and variances (B, 1), computed in float64."""
-        raw = raw.double()
-        if self.kind == "classification":
-            return raw.softmax(1), None
-        variance = torch.where(self.residual > 0, self.residual, raw[:, 1:].clamp(-10, 10).exp())
-        return raw[:, :1] * self.spread + self.center, variance * self.spread**2
+        """Probabilities (…, C) or quantiles (…, Q) and nothing, or values (…, 1) and variances (…, 1), computed in float64."""
+        said = self.link(raw.double())
+        if self.task.exclusive:
+            return said.exp(), None
+        if self.task.kind == "multilabel":
+            return said.sigmoid(), None
+        if self.task.kind == "quantile":
+            return said * self.spread + self.center, None
+        variance = torch.where(self.residual > 0, self.residual, said[..., 1:].clamp(-10, 10).exp())
+        return said[..., :1] * self.spread + self.center, variance * self.spread**2

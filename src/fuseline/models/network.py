@@ -11,8 +11,12 @@ from torch import Tensor, nn
 from fuseline.component import Component, Part
 from fuseline.data.schema import Schema
 from fuseline.models.architectures import ARCHITECTURES
-from fuseline.models.heads import HEADS, Head
+from fuseline.models.heads import HEADS, Head, layer_of
 from fuseline.models.preprocessing import Batch, Preprocessing
+
+
+FITTED = 1 << 26
+"""A backbone is fitted to rows of so many numbers at the most."""
 
 
 class NetworkSpec(Part):
@@ -20,46 +24,109 @@ class NetworkSpec(Part):
 
     architecture: Component
     heads: dict[str, Component]
+    numbers: Component = Component(name="standard")
 
 
 class Said(NamedTuple):
-    """What a model says of B rows: per target probabilities or values (B, C), variances (B, 1) for values, and the features
-    (B, D) they come from. All float32, as the bank keeps them, so that a package says what the bank said."""
+    """What a model says of B rows: per target probabilities, values or quantiles (B, C), variances (B, 1) for values, and the
+    features (B, D) they come from. All float32, as the bank keeps them, so that a package says what the bank said."""
 
     values: dict[str, Tensor]
     variances: dict[str, Tensor]
     features: Tensor
 
 
+class Branch(NamedTuple):
+    """What one set of heads says while training: raw outputs by target, and how much its loss counts."""
+
+    weight: float
+    raw: dict[str, Tensor]
+
+
 class Network(nn.Module):
-    """Raw batch → features (B, D) → per target what the head says, raw."""
+    """Raw batch → features (B, D) → per target what the head says, raw.
+
+    A backbone may have auxiliary branches, each with heads of its own while it trains, and it may consist of ``copies`` K that
+    train and predict side by side: features (B, K, D), and the prediction is the copies' mean.
+    """
 
     def __init__(self, schema: Schema, spec: NetworkSpec) -> None:
         super().__init__()
-        self.preprocessing = Preprocessing(schema)
+        self.preprocessing = Preprocessing(schema, spec.numbers)
         self.backbone = ARCHITECTURES[spec.architecture.name](schema, **spec.architecture.settings)
-        width = int(self.backbone.features)  # type: ignore[arg-type]
         self.targets = list(schema.targets)  # heads stand in this order: a module can't be called by every name
-        self.heads = nn.ModuleList()
-        for name, target in schema.targets.items():
-            component = spec.heads[name]
-            self.heads.append(Head(target, HEADS[component.name](width, Head.outputs(target), **component.settings)))
+        self.copies: int | None = getattr(self.backbone, "copies", None)
+
+        def modules(width: int) -> list[nn.Module]:
+            parts = [(HEADS[spec.heads[name].name], Head.outputs(task), spec.heads[name].settings) for name, task in tasks]
+            return [make(width, outputs, layer_of(self.copies), **settings) for make, outputs, settings in parts]
+
+        tasks = list(schema.targets.items())
+        made = modules(int(self.backbone.features))
+        self.heads = nn.ModuleList(Head(task, module) for (_, task), module in zip(tasks, made, strict=True))
+        auxiliary: list[tuple[int, float]] = getattr(self.backbone, "auxiliary", [])
+        self.shares = [share for _, share in auxiliary]
+        self.auxiliary = nn.ModuleList(nn.ModuleList(modules(width)) for width, _ in auxiliary)
 
     def head(self, target: str) -> Head:
         head = self.heads[self.targets.index(target)]
         assert isinstance(head, Head)
         return head
 
+    @torch.no_grad()
+    def fit(self, inputs: Batch, targets: Mapping[str, Tensor], generator: torch.Generator) -> None:
+        """Take from the training rows what preprocessing, backbone and heads need to know, and the weights it starts from."""
+        self.preprocessing.fit(inputs)
+        if hasattr(self.backbone, "fit"):
+            self.backbone.fit(self.preprocessing(_at_most(inputs, FITTED, generator)), generator)
+        if hasattr(self.backbone, "load_pretrained"):
+            self.backbone.load_pretrained()
+        for name, values in targets.items():
+            self.head(name).fit(values)
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Features (B, D) and each head's raw output."""
-        features: Tensor = self.backbone(self.preprocessing(batch))
-        return features, {name: head(features) for name, head in zip(self.targets, self.heads, strict=True)}
+        """Features (B, D), or (B, K, D) of copies, and each head's raw output."""
+        features = self.backbone(self.preprocessing(batch))
+        if isinstance(features, tuple):  # with its auxiliary branches, while it trains
+            features = features[0]
+        return features, self._raw(features, self.heads)
+
+    def branches(self, batch: Batch) -> list[Branch]:
+        """What the heads say while training, the auxiliary ones too."""
+        features = self.backbone(self.preprocessing(batch))
+        if not isinstance(features, tuple):
+            return [Branch(1.0, self._raw(features, self.heads))]
+        main, others = features
+        aside = [Branch(w, self._raw(f, h)) for w, f, h in zip(self.shares, others, self.auxiliary, strict=True)]  # type: ignore[arg-type]
+        return [Branch(1.0, self._raw(main, self.heads)), *aside]
+
+    def _raw(self, features: Tensor, heads: nn.ModuleList) -> dict[str, Tensor]:
+        return {name: head(features) for name, head in zip(self.targets, heads, strict=True)}
 
     def say(self, batch: Batch) -> Said:
         features, raw = self(batch)
         said = {name: self.head(name).predict(output) for name, output in raw.items()}
+        if self.copies is not None:
+            features = features.mean(1)
+            said = {name: _mean_copy(values, variances) for name, (values, variances) in said.items()}
         variances = {name: variance.float() for name, (_, variance) in said.items() if variance is not None}
         return Said({name: value.float() for name, (value, _) in said.items()}, variances, features)
+
+
+def _at_most(inputs: Batch, numbers: int, generator: torch.Generator) -> Batch:
+    """As many rows, drawn at random, as hold so many numbers; all rows if they do."""
+    rows = len(next(iter(inputs.values())))
+    most = max(1, numbers * rows // sum(x.numel() for x in inputs.values()))
+    if rows <= most:
+        return inputs
+    drawn = torch.randperm(rows, generator=generator)[:most]
+    return {name: x[drawn] for name, x in inputs.items()}
+
+
+def _mean_copy(values: Tensor, variances: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The mean of the copies (B, K, C), and its variance by the law of total variance."""
+    spread = None if variances is None else mixture_variance(values.transpose(0, 1), variances.transpose(0, 1))
+    return values.mean(1), spread
 
 
 class Replicated(nn.Module):
