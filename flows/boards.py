@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from fuseline.catalogue import Entry
 from fuseline.recipe import Recipe
 
-HEADLINE = ("accuracy", "log_loss", "rmse", "mae")
-"""The metrics that fit on a screen; ``--json`` and MLflow have all of them."""
+HEADLINE = ("accuracy", "subset_accuracy", "log_loss", "rmse", "pinball", "coverage", "mae")
+"""The metrics that fit on a screen, the first two that there are; ``--json`` and MLflow have all of them."""
 
 
 def show_summary(summary: dict[str, Any], console: Console) -> None:
@@ -21,7 +23,7 @@ def show_summary(summary: dict[str, Any], console: Console) -> None:
     for target, chosen in summary["best"].items():
         members = [(m["name"], m["status"], m["metrics"][target]) for m in summary["members"]]
         rules = [(c["rule"], "fusion", c["metrics"][target]) for c in summary["candidates"] if target in c["metrics"]]
-        metrics = [name for name in rules[0][2] if name in HEADLINE] or list(rules[0][2])[:2]
+        metrics = _headline(rules[0][2])
         table = Table(title=f"{summary['recipe']}: {target} on the test rows", title_justify="left")
         table.add_column("", no_wrap=True)
         table.add_column("", no_wrap=True)
@@ -68,6 +70,25 @@ def show_plan(recipe: Recipe, statistics: dict[str, Any], console: Console) -> N
         console.print(overlap)
 
 
+def show_components(families: Mapping[str, Sequence[Entry]], console: Console) -> None:
+    """One table per family, with settings and descriptions; of several families the names alone."""
+    if len(families) > 1:
+        table = Table(title="what a recipe may name; fuseline components FAMILY tells more", title_justify="left")
+        for column in ("family", "names"):
+            table.add_column(column)
+        for family, entries in families.items():
+            table.add_row(family, ", ".join(entry.name for entry in entries))
+        console.print(table)
+        return
+    for family, entries in families.items():
+        table = Table(title=family, title_justify="left")
+        for column in ("name", "settings", ""):
+            table.add_column(column)
+        for entry in entries:
+            table.add_row(entry.name, "\n".join(f"{name}: {value}" for name, value in entry.settings.items()), entry.says)
+        console.print(table)
+
+
 def show_runs(runs: list[dict[str, Any]], console: Console) -> None:
     """One line per run and target, with its first two headline metrics; ``--json`` has the runs' ids too."""
     table = Table()
@@ -75,10 +96,13 @@ def show_runs(runs: list[dict[str, Any]], console: Console) -> None:
         table.add_column(column, no_wrap=column != "on the test rows")
     for run in runs:
         for target, part in run["targets"].items():
-            known = ([name for name in HEADLINE if name in part["metrics"]] or list(part["metrics"]))[:2]
-            scores = ", ".join(f"{name} {_score(part['metrics'][name])}" for name in known)
+            scores = ", ".join(f"{name} {_score(part['metrics'][name])}" for name in _headline(part["metrics"]))
             table.add_row(run["started"], run["version"], target, part["rule"], scores)
     console.print(table)
+
+
+def _headline(metrics: dict[str, Any]) -> list[str]:
+    return ([name for name in HEADLINE if name in metrics] or list(metrics))[:2]
 
 
 def _command() -> str:

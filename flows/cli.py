@@ -70,6 +70,23 @@ def check(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fal
 
 
 @app.command()
+def components(
+    family: Annotated[str | None, typer.Argument(help="One family alone, as fusions; without it, the families.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what a recipe may name: sources, partition rules, architectures, losses, fusion rules and all else."""
+    with user_errors():
+        from flows.boards import show_components
+        from fuseline.catalogue import FAMILIES, entries
+
+        found = {name: entries(name) for name in ([family] if family else FAMILIES)}
+        if as_json:
+            print(json.dumps({name: [entry._asdict() for entry in its] for name, its in found.items()}))
+        else:
+            show_components(found, screen)
+
+
+@app.command()
 def leaderboard(
     name: Annotated[str | None, typer.Argument(help="Runs of this recipe only.")] = None,
     most: Annotated[int, typer.Option(help="How many runs at the most.", min=1)] = 20,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow
+from prefect import allow_failure, flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.stages import Stages
@@ -36,8 +36,11 @@ def train(recipe: Recipe) -> dict[str, Any]:
             run = start_run(plan)
         try:
             with stages("train"):
-                futures = [train_member.submit(plan, member) for member in plan.members]
-                results = [outcome(future, member) for future, member in zip(futures, plan.members, strict=True)]
+                futures: dict[str, Any] = {}
+                for member in plan.members:
+                    follows = [allow_failure(futures[plan.after[member]])] if member in plan.after else []
+                    futures[member] = train_member.submit(plan, member=member, wait_for=follows, return_state=False)
+                results = [outcome(future, member) for member, future in futures.items()]
             with stages("track"):
                 children = {result.name: track_member(plan, run, result) for result in results}
             members = all_trained(results)

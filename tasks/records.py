@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """Where the plan is, and the names that a flow goes through."""
+    """Where the plan is, and the names that a flow goes through; ``after`` says which member another one follows."""
 
     key: str
     folder: Path
     members: tuple[str, ...]
     targets: tuple[str, ...]
+    after: Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from fuseline.plan import Plan
 from fuseline.recipe import dump_recipe
 from fuseline.report.environment import environment
-from fuseline.report.plots import draw_all
+from fuseline.report.plots import draw_all, draw_partition
 from fuseline.report.summary import flat_metrics, winner
 from fuseline.store import Store, code_version, content_key, read_json, write_json
 from fuseline.tracking.runs import ORIGIN, RECIPE, Tracker
@@ -48,6 +48,8 @@ def start_run(record: PlanRecord) -> RunRecord:
         (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
         (folder / "environment.txt").write_text(environment(), encoding="utf-8")
         write_json(folder / "statistics.json", statistics)
+        shares = {name: [job.share for job in jobs] for name, jobs in plan.members.items()}
+        draw_partition(statistics, shares, data.schema, folder)
         for name in ("split.parquet", "partition.parquet"):
             (folder / name).write_bytes((record.folder / name).read_bytes())
         tracker.files(run_id, folder, "plan")

@@ -6,41 +6,42 @@ specifications.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from fuseline.component import Component, complete, unknown
 from fuseline.data import dataset as datasets
 from fuseline.data.dataset import Dataset
 from fuseline.data.split import ROLES, Split, split, strata, units
-from fuseline.errors import RecipeError
+from fuseline.errors import DataError, RecipeError
 from fuseline.evaluation.metrics import METRICS
 from fuseline.fusion.fuse import FuseSpec
-from fuseline.fusion.rules import ON_FEATURES, rules_for
-from fuseline.models.architectures import ARCHITECTURES
-from fuseline.models.heads import HEADS, LOSSES
-from fuseline.models.network import Network, NetworkSpec, parameters
-from fuseline.partition import PARTITIONS, Pool, Share, Shares, check_shares, hold_out, overlap
-from fuseline.recipe import Member, Recipe
+from fuseline.fusion.rules import needs, rules_for
+from fuseline.models.network import parameters
+from fuseline.partition import PARTITIONS, Pool, Share, Shares, check_shares, coverage, hold_out, overlap
+from fuseline.recipe import Recipe
 from fuseline.seeding import MEMBERS, PARTITION, stream, torch_seed
+from fuseline.specs import blank, train_spec
 from fuseline.store import Store, code_version, content_key, read_json, write_json
 from fuseline.threads import limited_to
-from fuseline.training.augmentation import AUGMENTATIONS
-from fuseline.training.optimizers import OPTIMIZERS, SCHEDULES
 from fuseline.training.replica import ReplicaJob
+from fuseline.training.strategies import STRATEGIES
 from fuseline.training.train import TrainSpec, train
 from fuseline.training.worker import MemberJob
+
+USES = ("train", "holdout", "judged", "view", "own")
+"""The parts of a share, as a plan keeps them."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked recipe with its data, split, and per member what each replica is to be trained from."""
+    """A checked recipe with its data, split, and per member what each replica is to be trained from; ``after`` says which
+    member another one must wait for."""
 
     key: str
     recipe: Recipe
@@ -48,6 +49,7 @@ class Plan:
     dataset: Dataset
     split: Split
     members: dict[str, list[ReplicaJob]]
+    after: dict[str, str]
 
     @classmethod
     def open(cls, folder: Path) -> Plan:
@@ -58,15 +60,18 @@ class Plan:
             name: [
                 ReplicaJob(
                     TrainSpec.model_validate(replica["spec"]),
-                    Share(*(rows[f"{name}/{k}/{use}"] for use in ("train", "holdout", "judged"))),
+                    Share(*(rows[f"{name}/{k}/{use}"] for use in USES)),
                     replica["seed"],
+                    None if replica["strategy"] is None else Component.model_validate(replica["strategy"]),
                 )
                 for k, replica in enumerate(replicas)
             ]
             for name, replicas in meta["members"].items()
         }
+        members = _chained(members, meta["after"])
         split_ = Split(np.load(folder / "roles.npy"))
-        return cls(folder.name, Recipe.model_validate(meta["recipe"]), data, datasets.read(data), split_, members)
+        recipe = Recipe.model_validate(meta["recipe"])
+        return cls(folder.name, recipe, data, datasets.read(data), split_, members, meta["after"])
 
     @property
     def units(self) -> NDArray[np.int64]:
@@ -96,14 +101,14 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
     Raises:
         RecipeError, DataError: one sentence that says what is wrong and where.
     """
-    dataset, _ = datasets.prepare(recipe.data, recipe.targets, store)
+    partition = complete(recipe.partition, PARTITIONS, "partition")
+    dataset, _ = datasets.prepare(recipe.data, recipe.targets, store, partition.settings.get("column"))
     _check_targets(recipe)
     for name in (answers := dataset.schema.answers):
         if answers.count(name) > 1:
             raise RecipeError(f"targets: two columns of the answer would be called {name!r}; rename a target.")
     split_ = split(dataset, recipe.data.split)
-    specs = [_train_spec(recipe, i, dataset) for i in range(len(recipe.members))]
-    partition = complete(recipe.partition, PARTITIONS, "partition")
+    specs = [train_spec(recipe, i, dataset.schema) for i in range(len(recipe.members))]
     shares = _divide(recipe, partition, dataset, split_)
     _check_rows(recipe, dataset, split_, shares)
     members = _jobs(recipe, specs, shares)
@@ -112,7 +117,8 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
         data=dataset.fingerprint,
         where=dataset.key,
         device=[spec.device for spec in specs],
-        code=code_version("plan", "partition", "recipe", "seeding", "data", "models", "training"),
+        code=code_version("plan", "specs", "partition", "recipe", "seeding", "data", "models", "training"),
+        plugin=PARTITIONS.version(partition.name),
     )
 
     def build(folder: Path) -> None:
@@ -123,11 +129,11 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
                 f"{name}/{k}/{use}": getattr(job.share, use)
                 for name, jobs in members.items()
                 for k, job in enumerate(jobs)
-                for use in ("train", "holdout", "judged")
+                for use in USES
             },
         )
-        meta = {name: [{"spec": j.spec, "seed": j.seed} for j in jobs] for name, jobs in members.items()}
-        write_json(folder / "plan.json", {"recipe": recipe, "data": dataset.key, "members": meta})
+        meta = {name: [{"spec": j.spec, "seed": j.seed, "strategy": j.strategy} for j in jobs] for name, jobs in members.items()}
+        write_json(folder / "plan.json", {"recipe": recipe, "data": dataset.key, "members": meta, "after": _after(recipe)})
         tables(dataset, split_, members, folder)
         write_json(folder / "statistics.json", statistics(dataset, split_, members))
 
@@ -148,54 +154,23 @@ def _check_targets(recipe: Recipe) -> None:
 
 
 def _check_rows(recipe: Recipe, dataset: Dataset, split_: Split, shares: Shares) -> None:
-    classes = {name: schema.width for name, schema in dataset.schema.targets.items() if schema.kind == "classification"}
+    classes = {name: schema.width for name, schema in dataset.schema.targets.items() if schema.exclusive}
     check_shares(shares, recipe.member_names, dataset.targets, classes)
     out_of_fold = all(len(share.judged) for replicas in shares for share in replicas)
-    on_features = any(rule.name in ON_FEATURES for name in recipe.targets for rule in rules_for(recipe, name))
-    held_out = len(split_.rows("fusion"))
+    on_features = any("features" in needs(rules_for(recipe, name)) for name in recipe.targets)
+    held_out = min(len(dataset.known(name, split_.rows("fusion"))) for name in recipe.targets)
     if held_out < recipe.fusion.folds and (on_features or not out_of_fold):
-        why = "the rule 'features' learns from held-out rows only" if on_features else "fusions learn from them"
+        why = "rules that look at features learn from held-out rows only" if on_features else "fusions learn from them"
         raise RecipeError(f"data.split.fusion: {held_out} fusion rows are too few, and {why}; enlarge that share.")
+    for name, schema in dataset.schema.targets.items():
+        for role in ("train", "test"):
+            if not len(dataset.known(name, split_.rows(role))):
+                text = f"{dataset.origin}: target {name!r} is missing in all {role} rows of its {schema.kind}"
+                raise DataError(f"{text}; use more rows or a larger share.")
     if recipe.calibration.method != "none" and not len(split_.rows("calibration")):
         raise RecipeError(
             "data.split.calibration: there are no calibration rows; enlarge that share or set calibration.method: none."
         )
-
-
-def _train_spec(recipe: Recipe, position: int, dataset: Dataset) -> TrainSpec:
-    entry: Member = recipe.members[position]
-    field = f"members.{position}"
-    losses, heads = {}, {}
-    for name, target in recipe.targets.items():
-        family = LOSSES[target.kind]
-        losses[name] = complete(target.loss or Component(name=next(iter(family))), family, f"targets.{name}.loss")
-        heads[name] = complete(target.head, HEADS, f"targets.{name}.head")
-    network = NetworkSpec(architecture=complete(entry.architecture, ARCHITECTURES, f"{field}.architecture"), heads=heads)
-    augment = [complete(a, AUGMENTATIONS, f"{field}.augment.{i}") for i, a in enumerate(entry.augment)]
-    if augment and dataset.schema.image is None:
-        raise RecipeError(f"{field}.augment: {augment[0].name!r} works on pictures, and the data are a table; remove it.")
-    try:
-        Network(dataset.schema, network)  # built once, to find settings that don't fit the data
-    except (RecipeError, RuntimeError) as error:
-        raise RecipeError(f"{field}.architecture: this does not fit the data: {str(error).rstrip('.')}.") from None
-    device = recipe.training.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device.startswith("cuda") and not torch.cuda.is_available():
-        raise RecipeError(f"training.device: {device!r} is not here; use 'cpu' or 'auto'.")
-    return TrainSpec(
-        network=network,
-        losses=losses,
-        weights={name: target.weight for name, target in recipe.targets.items()},
-        epochs=entry.epochs,
-        batch_size=entry.batch_size,
-        optimizer=complete(entry.optimizer, OPTIMIZERS, f"{field}.optimizer"),
-        schedule=complete(entry.schedule, SCHEDULES, f"{field}.schedule"),
-        augment=augment,
-        patience=None if entry.early_stopping is None else entry.early_stopping.patience,
-        device=device,
-        threads=recipe.training.threads,
-    )
 
 
 def _positions(recipe: Recipe) -> list[tuple[int, int]]:
@@ -204,33 +179,57 @@ def _positions(recipe: Recipe) -> list[tuple[int, int]]:
 
 
 def _divide(recipe: Recipe, partition: Component, dataset: Dataset, split_: Split) -> Shares:
-    rows = split_.rows("train")
-    pool = Pool(rows, strata(dataset, rows), units(dataset, recipe.data.split)[rows])
+    """Every member's shares. A member that is trained already has part in no division: who knows what it has seen?"""
+    rows = np.unique(np.concatenate([dataset.known(target, split_.rows("train")) for target in recipe.targets]))
+    pool = Pool(rows, strata(dataset, rows), units(dataset, recipe.data.split)[rows], dataset)
     positions = _positions(recipe)
-    own = [np.random.default_rng(stream(recipe.seed, MEMBERS, e, c, 0)) for e, c in positions]
+    learning = [(e, c) for e, c in positions if recipe.members[e].trained is None]
+    own = [np.random.default_rng(stream(recipe.seed, MEMBERS, e, c, 0)) for e, c in learning]
     common = np.random.default_rng(stream(recipe.seed, PARTITION))
-    shares = PARTITIONS[partition.name](pool, own, common, **partition.settings)
-    held: Shares = []
-    for (e, c), replicas in zip(positions, shares, strict=True):
-        stopping = recipe.members[e].early_stopping
-        held.append(
-            [
-                share
-                if stopping is None
-                else hold_out(share, pool, stopping.holdout, np.random.default_rng(stream(recipe.seed, MEMBERS, e, c, k + 1, 0)))
-                for k, share in enumerate(replicas)
-            ]
-        )
-    return held
+    dealt = PARTITIONS[partition.name](pool, own, common, **partition.settings) if learning else []
+    shares = dict(zip(learning, dealt, strict=True))
+    return [
+        [_held_out(recipe, e, c, k, share, pool) for k, share in enumerate(shares[e, c])]
+        if (e, c) in shares
+        else [Share(pool.rows)]
+        for e, c in positions
+    ]
+
+
+def _held_out(recipe: Recipe, e: int, c: int, replica: int, share: Share, pool: Pool) -> Share:
+    """A share without its rows for early stopping. Snapshots of one run hold out the same rows: each starts from what the one
+    before has learnt."""
+    entry = recipe.members[e]
+    if entry.early_stopping is None:
+        return share
+    one_run = entry.strategy is not None and entry.strategy.name == "snapshot"
+    address = (recipe.seed, MEMBERS, e, 0 if one_run else c, replica + 1, 0)
+    return hold_out(share, pool, entry.early_stopping.holdout, np.random.default_rng(stream(*address)))
 
 
 def _jobs(recipe: Recipe, specs: list[TrainSpec], shares: Shares) -> dict[str, list[ReplicaJob]]:
-    return {
-        name: [
-            ReplicaJob(specs[e], share, torch_seed(stream(recipe.seed, MEMBERS, e, c, k + 1))) for k, share in enumerate(replicas)
-        ]
-        for name, (e, c), replicas in zip(recipe.member_names, _positions(recipe), shares, strict=True)
-    }
+    jobs = {}
+    for name, (e, c), replicas in zip(recipe.member_names, _positions(recipe), shares, strict=True):
+        rule = recipe.members[e].strategy
+        strategy = None if rule is None else complete(rule, STRATEGIES, f"members.{e}.strategy")
+        seeds = [torch_seed(stream(recipe.seed, MEMBERS, e, c, k + 1)) for k in range(len(replicas))]
+        jobs[name] = [ReplicaJob(specs[e], share, seed, strategy) for share, seed in zip(replicas, seeds, strict=True)]
+    return _chained(jobs, _after(recipe))
+
+
+def _after(recipe: Recipe) -> dict[str, str]:
+    """Which member each one must wait for, where a strategy makes it follow another."""
+    positions = list(zip(recipe.member_names, _positions(recipe), strict=True))
+    return {name: positions[i - 1][0] for i, (name, (e, c)) in enumerate(positions) if c and recipe.members[e].strategy}
+
+
+def _chained(members: dict[str, list[ReplicaJob]], after: dict[str, str]) -> dict[str, list[ReplicaJob]]:
+    """The jobs with those that they follow, replica by replica."""
+    done: dict[str, list[ReplicaJob]] = {}
+    for name, jobs in members.items():
+        earlier = done.get(after.get(name, ""), [])
+        done[name] = [replace(j, before=(*b.before, b)) for j, b in zip(jobs, earlier, strict=True)] if earlier else jobs
+    return done
 
 
 def tables(dataset: Dataset, split_: Split, members: dict[str, list[ReplicaJob]], folder: Path) -> None:
@@ -260,22 +259,27 @@ def statistics(dataset: Dataset, split_: Split, members: dict[str, list[ReplicaJ
                 "replicas": len(jobs),
                 "rows": len(np.concatenate([job.share.train for job in jobs])),
                 "holdout": len(np.concatenate([job.share.holdout for job in jobs])),
-                "parameters": parameters(Network(dataset.schema, jobs[0].spec.network)),
+                "parameters": parameters(blank(dataset.schema, jobs[0].spec.network)),
                 **_balance(dataset, np.concatenate([job.share.train for job in jobs])),
             }
             for name, jobs in members.items()
         },
         "overlap": overlap(shares).tolist(),
+        "coverage": {
+            name: coverage(shares, np.asarray(dataset.targets[name]), task.width).tolist()
+            for name, task in schema.targets.items()
+            if task.exclusive
+        },
     }
 
 
 def _balance(dataset: Dataset, rows: NDArray[np.int64]) -> dict[str, Any]:
-    """Per classification target the rows of each class; per regression target mean and standard deviation."""
+    """Per target the rows of each class or label, or the mean and standard deviation of its values; unknown ones left out."""
     balance: dict[str, Any] = {}
     for name, schema in dataset.schema.targets.items():
-        values = np.asarray(dataset.targets[name])[rows]
-        if schema.kind == "classification":
-            counts = np.bincount(values, minlength=schema.width)
+        values = np.asarray(dataset.targets[name])[dataset.known(name, rows)]
+        if schema.classes:
+            counts = np.bincount(values, minlength=schema.width) if schema.exclusive else np.nansum(values, 0)
             balance[name] = {str(label): int(n) for label, n in zip(schema.classes, counts, strict=True)}
         elif len(values):
             balance[name] = {"mean": float(values.mean()), "deviation": float(values.std())}
@@ -290,6 +294,8 @@ def rough_seconds(plan: Plan) -> dict[str, float]:
         for name, jobs in plan.members.items():
             spec = jobs[0].spec
             shape = spec.model_dump_json()
+            if spec.trained is not None:
+                known[shape] = 0.0
             if shape not in known:
                 trial = spec.model_copy(update={"epochs": 2, "patience": None})
                 rows = Share(jobs[0].share.train[: 4 * spec.batch_size])

@@ -59,21 +59,42 @@ class Data(Part):
 
 
 class Target(Part):
-    """One thing to predict: its kind, head, loss, metrics and fusion."""
+    """One thing to predict: its kind, head, loss, metrics and fusion.
+
+    Attributes:
+        column: the column that holds it, if that is not called like the target.
+        columns: for a multilabel target one column per label, of 0 and 1.
+        classes: the classes in their order; needed for an ordinal target of words.
+        levels: what a quantile target predicts.
+        missing: whether rows without this target are refused, or left out of its loss, fusion and metrics.
+        class_weights: how much the rows of each class count while members are trained.
+        weight: how much this target's loss counts beside those of the others.
+    """
 
     kind: Kind
     column: str | None = None
+    columns: list[str] | None = Field(None, min_length=2)
     classes: list[bool | int | str] | None = Field(None, min_length=2)
+    levels: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.05, 0.25, 0.5, 0.75, 0.95], min_length=2)
+    missing: Literal["refuse", "mask"] = "refuse"
     head: Component = Component(name="linear")
     loss: Component | None = None
+    class_weights: Component | None = None
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     metrics: list[str] | None = Field(None, min_length=1)
     fusion: list[Component] | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
-    def _distinct(self) -> Self:
+    def _consistent(self) -> Self:
         _refuse_twice([rule.name for rule in self.fusion or []], "the fusion rule")
         _refuse_twice([str(label) for label in self.classes or []], "the class")
+        _refuse_twice(self.columns or [], "the column")
+        if (self.kind == "multilabel") != (self.columns is not None):
+            raise ValueError("'columns' names the labels of a target of the kind 'multilabel', and of no other kind")
+        if self.columns is not None and (self.column is not None or self.classes is not None):
+            raise ValueError("a multilabel target takes 'columns' alone; remove 'column' and 'classes'")
+        if sorted(set(self.levels)) != self.levels:
+            raise ValueError("the 'levels' must ascend")
         return self
 
 
@@ -84,18 +105,54 @@ class EarlyStopping(Part):
     patience: int = Field(20, ge=1)
 
 
+class Trained(Part):
+    """A file of trained weights: ``path`` alone, or with the ``mean`` and ``std`` by which its pictures were normalised."""
+
+    path: str
+    mean: list[FiniteFloat] | None = Field(None, min_length=1)
+    std: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
 class Member(Part):
-    """A sub-model: its architecture and how it is trained; ``count`` makes several that differ by their seed."""
+    """A sub-model: its architecture and how it is trained; ``count`` makes several that differ by their seed.
+
+    Attributes:
+        numbers: how numeric columns are brought to one scale.
+        average: a mean of the weights over the training, in the place of the last ones.
+        freeze: patterns over the parameters' names (``backbone.layer1.*``) that are not trained.
+        rates: factors on the optimizer's rate by such patterns; the first that matches counts.
+        strategy: how each of the ``count`` members follows from those before it.
+        trained: a file of weights; the member is not trained at all.
+    """
 
     name: Name
     count: int = Field(1, ge=1, le=256)
     architecture: Component
+    numbers: Component = Component(name="standard")
     epochs: int = Field(60, ge=1)
     batch_size: int = Field(64, ge=2)
     optimizer: Component = Component(name="adamw")
     schedule: Component = Component(name="one_cycle")
     augment: list[Component] = []
+    average: Component | None = None
+    freeze: list[str] = []
+    rates: dict[str, Annotated[float, Field(gt=0, le=1000)]] = {}
+    strategy: Component | None = None
+    trained: Trained | None = None
     early_stopping: EarlyStopping | None = EarlyStopping()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.strategy is not None and self.count < 2:
+            raise ValueError("a 'strategy' says how several members follow each other; set 'count' to 2 or more")
+        if self.trained is not None and (self.count > 1 or self.strategy is not None):
+            raise ValueError("a 'trained' member is one set of weights; remove 'count' and 'strategy'")
+        return self
 
 
 class Training(Part):
@@ -157,7 +214,7 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         _refuse_twice(self.member_names, "the member name")
-        _refuse_twice([self.column(name) for name in self.targets], "the target column")
+        _refuse_twice([column for name in self.targets for column in self.columns(name)], "the target column")
         for name in self.registry.floors:
             if name not in self.targets:
                 raise ValueError(f"registry.floors names the target {name!r}, which is not among the targets")
@@ -172,9 +229,10 @@ class Recipe(Part):
     def registered_name(self) -> str:
         return self.registry.name or self.name
 
-    def column(self, target: str) -> str:
-        """The column of the data that holds a target."""
-        return self.targets[target].column or target
+    def columns(self, target: str) -> list[str]:
+        """The columns of the data that hold a target."""
+        its = self.targets[target]
+        return its.columns or [its.column or target]
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -245,10 +303,21 @@ def _position(place: list[Any], part: str, text: str) -> int:
     return int(part)
 
 
-def _absolute(tree: dict[str, Any], folder: Path) -> None:
+FILES = frozenset({"path", "table", "checksums", "weights", "trained", "root"})
+"""Settings that name a file or a folder."""
+
+
+def _absolute(tree: Any, folder: Path) -> None:
+    """Turn the file names inside the data's source and the members into absolute ones."""
     data = tree.get("data")
-    source = data.get("source") if isinstance(data, dict) else None
-    if isinstance(source, dict):
-        for settings in source.values():
-            if isinstance(settings, dict) and isinstance(settings.get("path"), str):
-                settings["path"] = str((folder / settings["path"]).resolve())
+    members = tree.get("members")
+    for part in [data.get("source") if isinstance(data, dict) else None, *(members if isinstance(members, list) else [])]:
+        _resolve(part, folder)
+
+
+def _resolve(tree: Any, folder: Path) -> None:
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if key in FILES and isinstance(value, str) and (key != "weights" or Path(value).suffix):
+            tree[key] = str((folder / value).resolve())
+        else:
+            _resolve(value, folder)

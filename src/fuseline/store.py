@@ -27,7 +27,7 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-LIBRARIES = ("numpy", "pandas", "scikit-learn", "scipy", "torch")
+LIBRARIES = ("numpy", "pandas", "pillow", "rtdl_num_embeddings", "scikit-learn", "scipy", "tabm", "torch", "torchvision")
 
 
 def home() -> Path:

@@ -11,24 +11,30 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from fuseline.component import Component
 from fuseline.data import dataset as datasets
 from fuseline.data.dataset import Dataset
 from fuseline.data.schema import Schema
+from fuseline.errors import TrainingError
+from fuseline.models.architectures import ARCHITECTURES
 from fuseline.models.network import Network, NetworkSpec, parameters
-from fuseline.partition import Share
+from fuseline.partition import Rows, Share
 from fuseline.store import Store, code_version, content_key, read_json, write_json
-from fuseline.training.train import Epoch, TrainSpec, say_all, train
+from fuseline.training.strategies import start
+from fuseline.training.train import Epoch, TrainSpec, load, say_all, train
 
 KIND = "replica"
 
 
 @dataclass(frozen=True)
 class ReplicaJob:
-    """Everything that determines a trained replica."""
+    """Everything that determines a trained replica; ``before`` are those that it follows by its strategy, the latest last."""
 
     spec: TrainSpec
     share: Share
     seed: int
+    strategy: Component | None = None
+    before: tuple[ReplicaJob, ...] = ()
 
     def key(self, dataset: Dataset) -> str:
         return content_key(
@@ -36,19 +42,29 @@ class ReplicaJob:
             data=dataset.fingerprint,
             train=self.share.train,
             holdout=self.share.holdout,
+            view=self.share.view,
+            own=self.share.own,
             seed=self.seed,
+            strategy=self.strategy,
+            before=[job.key(dataset) for job in self.before],
             torch=torch.__version__,
-            code=code_version("data", "models", "training"),
+            code=code_version("data", "models", "partition", "training"),
+            plugin=ARCHITECTURES.version(self.spec.network.architecture.name),
         )
 
 
 def train_into(store: Store, data: Path, job: ReplicaJob, report: Callable[[Epoch], None]) -> bool:
-    """Train a replica into the store, unless it is there; says whether it was."""
+    """Train a replica into the store, unless it is there; says whether it was.
+
+    Raises:
+        TrainingError: it can't be trained, or one that it follows is not in the store.
+    """
     dataset = datasets.read(data)
 
     def build(folder: Path) -> None:
         started = time.perf_counter()
-        trained = train(dataset, job.spec, job.share, job.seed, report)
+        takes_over = start(job.strategy, _folders(store, job, dataset), dataset, job.share.train)
+        trained = train(dataset, job.spec, job.share, job.seed, report, takes_over)
         said = say_all(trained.network.cpu(), dataset, torch.device("cpu"))  # as the package will, wherever it was trained
         for name, values in said.values.items():
             np.save(folder / f"values-{name}.npy", values.numpy())
@@ -59,9 +75,37 @@ def train_into(store: Store, data: Path, job: ReplicaJob, report: Callable[[Epoc
             {name: t.cpu().contiguous() for name, t in trained.network.state_dict().items()}, folder / "weights.safetensors"
         )
         seconds = round(time.perf_counter() - started, 3)
-        write_json(folder / "training.json", {**trained.record(), "seconds": seconds, "parameters": parameters(trained.network)})
+        cost: dict[str, float] = {"parameters": parameters(trained.network), "bytes": size(trained.network)}
+        cost["latency"] = latency(trained.network, dataset, job.share.train)
+        write_json(folder / "training.json", {**trained.record(), "seconds": seconds, **cost})
 
     return store.make(KIND, job.key(dataset), build)[1]
+
+
+def _folders(store: Store, job: ReplicaJob, dataset: Dataset) -> list[Path]:
+    """Where the replicas stand that a job follows."""
+    found = [store.find(KIND, earlier.key(dataset)) for earlier in job.before]
+    if any(folder is None for folder in found):
+        raise TrainingError("the member that it follows was not trained")
+    return [folder for folder in found if folder is not None]
+
+
+@torch.inference_mode()
+def latency(network: Network, dataset: Dataset, rows: Rows, size: int = 256, tries: int = 5) -> float:
+    """Microseconds per row on the CPU, in batches of up to ``size`` rows: the fastest of some tries, with the threads as they
+    are set. It is measured once and kept, so that what is decided by it stays decided."""
+    inputs, _ = load(dataset, rows[:size], torch.device("cpu"))
+    times = []
+    for _ in range(tries):
+        started = time.perf_counter()
+        network.say(inputs)
+        times.append(time.perf_counter() - started)
+    return round(1e6 * min(times) / len(rows[:size]), 3)
+
+
+def size(network: Network) -> int:
+    """How many bytes its tensors take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
 
 
 def load_network(folder: Path, schema: Schema, spec: NetworkSpec) -> Network:

@@ -6,9 +6,9 @@ Data stay resident as tensors and batches are taken by index; the loss is read o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,12 +18,18 @@ from torch import Tensor
 from fuseline.component import Component, Part
 from fuseline.data.dataset import Dataset
 from fuseline.errors import TrainingError
-from fuseline.models.heads import LOSSES
-from fuseline.models.network import Network, NetworkSpec, Said, batches
+from fuseline.models.losses import LEARNS_VARIANCE, class_weights
+from fuseline.models.network import Branch, Network, NetworkSpec, Said, batches
 from fuseline.models.preprocessing import Batch
-from fuseline.partition import Rows, Share
+from fuseline.partition import Rows, Share, masks
 from fuseline.training.augmentation import AUGMENTATIONS
-from fuseline.training.optimizers import OPTIMIZERS, SCHEDULES, scheduler
+from fuseline.training.averaging import AVERAGES
+from fuseline.training.groups import freeze, groups, rest_frozen
+from fuseline.training.mixing import MIXINGS, Mixed
+from fuseline.training.objective import Objective
+from fuseline.training.optimizers import OPTIMIZERS, outer_apart
+from fuseline.training.schedules import SCHEDULES, scheduler
+from fuseline.training.trained import TrainedFile, load_trained
 
 EVALUATION_BATCH = 2048
 
@@ -34,11 +40,19 @@ class TrainSpec(Part):
     network: NetworkSpec
     losses: dict[str, Component]
     weights: dict[str, float]
+    class_weights: dict[str, Component] = {}
     epochs: int
     batch_size: int
     optimizer: Component
     schedule: Component
     augment: list[Component]
+    average: Component | None = None
+    freeze: list[str] = []
+    rates: dict[str, float] = {}
+    trained: TrainedFile | None = None
+    files: dict[str, str] = {}
+    """The sha256 of each file that the settings name: a file of other weights makes another replica."""
+
     patience: int | None
     device: str
     threads: int
@@ -68,19 +82,34 @@ class Trained:
         return {"curve": [asdict(epoch) for epoch in self.curve], "best": self.best}
 
 
-def train(dataset: Dataset, spec: TrainSpec, share: Share, seed: int, report: Callable[[Epoch], None] | None = None) -> Trained:
+class Start(NamedTuple):
+    """What a replica takes over from those that were trained before it: a network's state to start from, and per target the
+    weights of its training rows (n,)."""
+
+    state: dict[str, Tensor] | None = None
+    rows: Mapping[str, NDArray[np.float64]] = {}
+
+
+def train(
+    dataset: Dataset,
+    spec: TrainSpec,
+    share: Share,
+    seed: int,
+    report: Callable[[Epoch], None] | None = None,
+    start: Start = Start(),  # noqa: B008 (it is immutable)
+) -> Trained:
     """Train a network on ``share.train`` and keep the epoch that did best on ``share.holdout``.
 
     The random streams of initialisation, order, augmentation and dropout all follow from ``seed``; the process's global
     generator is as before afterwards.
 
     Raises:
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss is no longer finite, or a file of weights does not fit.
     """
     device = torch.device(spec.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        return _Trainer(dataset, spec, share, seed, device).run(report or _silent)
+        return _Trainer(dataset, spec, share, seed, device, start).run(report or _silent)
 
 
 def _silent(epoch: Epoch) -> None:
@@ -88,85 +117,108 @@ def _silent(epoch: Epoch) -> None:
 
 
 class _Trainer:
-    def __init__(self, dataset: Dataset, spec: TrainSpec, share: Share, seed: int, device: torch.device) -> None:
+    def __init__(self, dataset: Dataset, spec: TrainSpec, share: Share, seed: int, device: torch.device, start: Start) -> None:
         self.spec, self.device = spec, device
         self.generator = torch.Generator().manual_seed(seed)
         self.inputs, self.targets = load(dataset, share.train, device)
         self.held_inputs, self.held_targets = load(dataset, share.holdout, device)
-        network = Network(dataset.schema, spec.network)
-        network.preprocessing.fit({name: x.cpu() for name, x in self.inputs.items()})
-        for name, values in self.targets.items():
-            network.head(name).fit(values.cpu())
-        self.network = network.to(device)
-        self.optimizer = OPTIMIZERS[spec.optimizer.name](network.parameters(), **spec.optimizer.settings)
         self.count = len(share.train)
+        network = build(dataset, spec, share, self.inputs, self.targets, self.generator)
+        if start.state is not None:
+            network.load_state_dict(start.state)
+        self.network = network.to(device)
+        self.rows = {name: torch.from_numpy(np.asarray(w, np.float32)).to(device) for name, w in start.rows.items()}
+        self.objective = self._objective(dataset, share)
+        self.average = None if spec.average is None else AVERAGES[spec.average.name](**spec.average.settings)
+        freeze(self.network, spec.freeze)
+        parameters = groups(self.network, spec.rates, spec.optimizer.settings["lr"])
+        self.optimizer = OPTIMIZERS[spec.optimizer.name](
+            outer_apart(parameters, self.network, self.network.heads) if spec.optimizer.name == "muon" else parameters,
+            **spec.optimizer.settings,
+        )
         self.parts = max(1, self.count // spec.batch_size)  # no batch is smaller than asked for: batch norm needs two rows
         factor, settings = SCHEDULES[spec.schedule.name], spec.schedule.settings
         self.schedule = scheduler(self.optimizer, factor, spec.epochs * self.parts, **settings)
 
+    def _objective(self, dataset: Dataset, share: Share) -> Objective:
+        tasks = dataset.schema.targets
+        weights = {
+            name: class_weights(self.targets[name].cpu(), tasks[name], rule.name, rule.settings).to(self.device)
+            for name, rule in self.spec.class_weights.items()
+        }
+        own = torch.from_numpy(np.asarray(share.own)).to(self.device)
+        return Objective(self.network, dataset.schema, self.spec.losses, self.spec.weights, weights, own)
+
     def run(self, report: Callable[[Epoch], None]) -> Trained:
         trained, best, state = Trained(self.network), float("inf"), None
-        for number in range(1, self.spec.epochs + 1):
+        kept = self.network
+        for number in range(1, 1 + (0 if self.spec.trained else self.spec.epochs)):
             loss = self._epoch()
-            holdout = self._holdout()
+            if self.average is not None:
+                self.average.after_epoch(self.network, number / self.spec.epochs)
+                kept = cast(Network, self.average.module(self._batches()) or self.network)
+            holdout = self._holdout(kept)
             if not np.isfinite(loss) or not np.isfinite(holdout or 0.0):
                 raise TrainingError(f"the loss is not finite in epoch {number} (of {self.spec.epochs}); lower the learning rate.")
-            rate = float(self.optimizer.param_groups[0]["lr"])
+            rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
             trained.curve.append(Epoch(number, loss, holdout, rate, time.time_ns() // 1_000_000))
             report(trained.curve[-1])
             if holdout is None:
                 trained.best = number
             elif holdout < best:
                 best, trained.best = holdout, number
-                state = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+                state = {name: tensor.clone() for name, tensor in kept.state_dict().items()}
             elif self.spec.patience is not None and number - trained.best >= self.spec.patience:
                 break
-        if state is not None:
-            self.network.load_state_dict(state)
+        if state is not None or kept is not self.network:
+            self.network.load_state_dict(kept.state_dict() if state is None else state)
         self.network.eval()
         self._fit_residuals()
         return trained
 
     def _epoch(self) -> float:
         self.network.train()
+        rest_frozen(self.network)
         total = torch.zeros((), device=self.device)
         order = torch.randperm(self.count, generator=self.generator)
         for rows in order.tensor_split(self.parts):
             batch = {name: x[rows] for name, x in self.inputs.items()}
-            if "image" in batch:
-                for augment in self.spec.augment:
-                    batch["image"] = AUGMENTATIONS[augment.name](batch["image"], self.generator, **augment.settings)
-            loss = self._loss(batch, {name: y[rows] for name, y in self.targets.items()})
+            mixed = self._augment(batch) if "image" in batch else None
+            targets = {name: y[rows] for name, y in self.targets.items()}
+            weights = {name: w[rows] for name, w in self.rows.items()}
+            loss = self.objective(self.network.branches(batch), targets, weights, mixed)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             self.schedule.step()
+            if self.average is not None:
+                self.average.after_step(self.network)
             total += loss.detach() * len(rows)
         return float(total) / self.count
 
-    def _loss(self, batch: Batch, targets: Batch) -> Tensor:
-        _, raw = self.network(batch)
-        losses = []
-        for name, component in self.spec.losses.items():
-            head = self.network.head(name)
-            function = LOSSES[head.kind][component.name]
-            losses.append(self.spec.weights[name] * function(raw[name], head.standardise(targets[name]), **component.settings))
-        return torch.stack(losses).sum()
+    def _augment(self, batch: Batch) -> Mixed | None:
+        """Change a batch's pictures in place; the last mixing, if there is one, says whose targets count."""
+        mixed = None
+        for augment in self.spec.augment:
+            if augment.name in MIXINGS:
+                mixed = MIXINGS[augment.name](batch["image"], self.generator, **augment.settings)
+                batch["image"] = mixed.images
+            else:
+                batch["image"] = AUGMENTATIONS[augment.name](batch["image"], self.generator, **augment.settings)
+        return mixed
+
+    def _batches(self) -> Iterator[Batch]:
+        for rows in torch.arange(self.count).tensor_split(self.parts):
+            yield {name: x[rows] for name, x in self.inputs.items()}
 
     @torch.no_grad()
-    def _holdout(self) -> float | None:
+    def _holdout(self, network: Network) -> float | None:
         """The loss over all held-out rows, not the mean over batches."""
-        if self.spec.patience is None or not self.held_targets:
+        if self.spec.patience is None or not len(next(iter(self.held_targets.values()))):
             return None
-        self.network.eval()
-        count, total = 0, 0.0
-        both = batches({**self.held_inputs, **{f"\0{name}": y for name, y in self.held_targets.items()}}, EVALUATION_BATCH)
-        for part in both:
-            targets = {name: part.pop(f"\0{name}") for name in self.held_targets}
-            rows = len(next(iter(targets.values())))
-            total += float(self._loss(part, targets)) * rows
-            count += rows
-        return total / count if count else None
+        network.eval()
+        raw = _raw(network, self.held_inputs)
+        return float(self.objective([Branch(1.0, raw)], self.held_targets))
 
     @torch.no_grad()
     def _fit_residuals(self) -> None:
@@ -175,10 +227,35 @@ class _Trainer:
         inputs, targets = (self.held_inputs, self.held_targets) if held > 1 else (self.inputs, self.targets)
         for name, component in self.spec.losses.items():
             head = self.network.head(name)
-            if component.name == "squared_error":
-                raw = torch.cat([self.network(batch)[1][name] for batch in batches(inputs, EVALUATION_BATCH)])
-                error = raw[:, 0].double() - head.standardise(targets[name]).double()
-                head.residual.fill_(max(float((error**2).mean()), 1e-12))
+            if head.task.kind == "regression" and component.name not in LEARNS_VARIANCE and self.spec.trained is None:
+                said = _raw(self.network, inputs)[name][..., 0].double()
+                said = said.mean(1) if said.ndim == 2 else said
+                error = said - head.standardise(targets[name]).double()
+                head.residual.fill_(max(float((error**2).nanmean()), 1e-12))
+
+
+def build(
+    dataset: Dataset, spec: TrainSpec, share: Share, inputs: Batch, targets: Mapping[str, Tensor], generator: torch.Generator
+) -> Network:
+    """A network that has taken from the training rows, and from files of weights, what it needs before it learns.
+
+    Raises:
+        TrainingError: names the file that does not fit.
+    """
+    network = Network(dataset.schema, spec.network)
+    masks_ = {name: torch.from_numpy(mask) for name, mask in masks(dataset.schema, share.view).items()}
+    network.preprocessing.see(masks_)
+    cpu = {name: x.cpu() for name, x in inputs.items()}
+    network.fit(cpu, {name: y.cpu() for name, y in targets.items()}, generator)
+    if spec.trained is not None:
+        load_trained(network, spec.trained)
+    return network
+
+
+def _raw(network: Network, inputs: Batch) -> dict[str, Tensor]:
+    """What the heads say of all rows, in large batches."""
+    parts = [network(batch)[1] for batch in batches(inputs, EVALUATION_BATCH)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def load(dataset: Dataset, rows: Rows, device: torch.device) -> tuple[Batch, Batch]:

@@ -1,0 +1,150 @@
+"""From an entry of the recipe to what training one of its members needs: checked against the data, every default filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fuseline.component import Component, complete
+from fuseline.data.schema import FIRST, Schema
+from fuseline.errors import RecipeError, TrainingError
+from fuseline.models.architectures import ARCHITECTURES
+from fuseline.models.heads import HEADS
+from fuseline.models.losses import CLASS_WEIGHTS, LOSSES
+from fuseline.models.network import Network, NetworkSpec
+from fuseline.models.preprocessing import NUMBERS, Batch
+from fuseline.recipe import Member, Recipe, Target
+from fuseline.store import sha256_of
+from fuseline.training.augmentation import AUGMENTATIONS
+from fuseline.training.averaging import AVERAGES
+from fuseline.training.groups import freeze, groups
+from fuseline.training.mixing import MIXINGS
+from fuseline.training.optimizers import OPTIMIZERS
+from fuseline.training.schedules import SCHEDULES
+from fuseline.training.train import TrainSpec
+from fuseline.training.trained import TrainedFile, load_trained
+
+
+def train_spec(recipe: Recipe, position: int, schema: Schema) -> TrainSpec:
+    """How the members of one entry of the recipe are trained.
+
+    Raises:
+        RecipeError: names the field that is wrong or does not fit the data.
+    """
+    entry: Member = recipe.members[position]
+    field = f"members.{position}"
+    targets = recipe.targets.items()
+    average = None if entry.average is None else complete(entry.average, AVERAGES, f"{field}.average")
+    spec = TrainSpec(
+        network=NetworkSpec(
+            architecture=complete(entry.architecture, ARCHITECTURES, f"{field}.architecture"),
+            heads={name: complete(target.head, HEADS, f"targets.{name}.head") for name, target in targets},
+            numbers=complete(entry.numbers, NUMBERS, f"{field}.numbers"),
+        ),
+        losses={name: _loss(name, target) for name, target in targets},
+        weights={name: target.weight for name, target in targets},
+        class_weights={n: _class_weights(n, t, t.class_weights, schema) for n, t in targets if t.class_weights is not None},
+        epochs=entry.epochs,
+        batch_size=entry.batch_size,
+        optimizer=complete(entry.optimizer, OPTIMIZERS, f"{field}.optimizer"),
+        schedule=complete(entry.schedule, SCHEDULES, f"{field}.schedule"),
+        augment=_augment(entry, schema, field),
+        average=average,
+        freeze=entry.freeze,
+        rates=entry.rates,
+        trained=None if entry.trained is None else TrainedFile(**entry.trained.model_dump()),
+        files=_files(entry, field),
+        patience=None if entry.early_stopping is None or entry.trained else entry.early_stopping.patience,
+        device=_device(recipe.training.device),
+        threads=recipe.training.threads,
+    )
+    _try(spec, schema, field)
+    return spec
+
+
+def blank(schema: Schema, spec: NetworkSpec) -> Network:
+    """A network to look at the shapes of: without memory for its numbers, unless its modules need that to find their widths."""
+    try:
+        with torch.device("meta"):
+            return Network(schema, spec)
+    except RuntimeError:  # torchvision's regnets compute their widths with tensors
+        return Network(schema, spec)
+
+
+def _loss(name: str, target: Target) -> Component:
+    family = LOSSES[target.kind]
+    return complete(target.loss or Component(name=next(iter(family))), family, f"targets.{name}.loss")
+
+
+def _class_weights(name: str, target: Target, rule: Component, schema: Schema) -> Component:
+    field = f"targets.{name}.class_weights"
+    if not (task := schema.targets[name]).exclusive:
+        raise RecipeError(f"{field}: a target of the kind {target.kind!r} has no classes to weigh; remove it.")
+    checked = complete(rule, CLASS_WEIGHTS, field)
+    for label in checked.settings.get("weights", {}):
+        if label not in map(str, task.classes):
+            raise RecipeError(f"{field}: {label!r} is not among the classes {', '.join(map(str, task.classes))}.")
+    return checked
+
+
+def _augment(entry: Member, schema: Schema, field: str) -> list[Component]:
+    family = {**AUGMENTATIONS, **MIXINGS}
+    augment = [complete(a, family, f"{field}.augment.{i}") for i, a in enumerate(entry.augment)]
+    if augment and schema.image is None:
+        raise RecipeError(f"{field}.augment: {augment[0].name!r} works on pictures, and the data are a table; remove it.")
+    if sum(a.name in MIXINGS for a in augment) > 1:
+        raise RecipeError(f"{field}.augment: only one of {', '.join(MIXINGS)} can say whose targets count; remove the others.")
+    return augment
+
+
+def _files(entry: Member, field: str) -> dict[str, str]:
+    """The sha256 of the files that an entry names."""
+    named = {f"{field}.trained": entry.trained.path} if entry.trained is not None else {}
+    weights = entry.architecture.settings.get("weights")
+    if isinstance(weights, str) and Path(weights).suffix:
+        named[f"{field}.architecture.{entry.architecture.name}.weights"] = weights
+    for where, path in named.items():
+        if not Path(path).is_file():
+            raise RecipeError(f"{where}: there is no file {path}; it is meant relative to the recipe.")
+    return {path: sha256_of(Path(path)) for path in named.values()}
+
+
+def _device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise RecipeError(f"training.device: {wanted!r} is not here; use 'cpu' or 'auto'.")
+    return wanted
+
+
+def _try(spec: TrainSpec, schema: Schema, field: str) -> None:
+    """Build the network once and let it say two rows, to find settings that don't fit the data."""
+    try:
+        network = blank(schema, spec.network).eval()
+        network(_two_rows(schema, next(network.parameters()).device))
+    except (RecipeError, RuntimeError, TypeError, ValueError) as error:
+        text = str(error).splitlines()[0].rstrip(".")
+        raise RecipeError(f"{field}.architecture: this does not fit the data: {text}.") from None
+    try:
+        freeze(network, spec.freeze)
+        groups(network, spec.rates, 1.0)
+        if spec.trained is not None:
+            load_trained(Network(schema, spec.network), spec.trained)
+    except TrainingError as error:
+        raise RecipeError(f"{field}: {str(error).rstrip('.')}.") from None
+
+
+def _two_rows(schema: Schema, device: torch.device) -> Batch:
+    shapes: Mapping[str, tuple[Any, ...]] = {
+        "numeric": (len(schema.numeric), torch.float64),
+        "categorical": (len(schema.categorical), torch.int64),
+    }
+    if schema.image is not None:
+        return {"image": torch.zeros(2, *schema.image, dtype=getattr(torch, schema.image_dtype), device=device)}
+    rows = {name: torch.zeros(2, width, dtype=kind, device=device) for name, (width, kind) in shapes.items() if width}
+    if "categorical" in rows:
+        rows["categorical"] = rows["categorical"] + FIRST
+    return rows
