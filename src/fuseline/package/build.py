@@ -9,8 +9,11 @@ from typing import Any
 
 from fuseline.bank import Bank
 from fuseline.errors import PackageError
-from fuseline.fusion.combine import combiner_name
+from fuseline.fusion.combine import Combiner, Mixture
+from fuseline.fusion.combiners import combiner_name
 from fuseline.fusion.fuse import FusedTarget
+from fuseline.fusion.rules import needs
+from fuseline.models.architectures import ARCHITECTURES
 from fuseline.models.network import NetworkSpec
 from fuseline.package.files import Description, MemberFile, TargetFile, save_ensemble
 from fuseline.plan import Plan
@@ -18,10 +21,20 @@ from fuseline.store import Store, code_version, content_key
 from fuseline.training.replica import KIND, load_network
 from fuseline.training.train import EVALUATION_BATCH
 
-RUNTIME = ("component", "data", "errors", "evaluation", "fusion", "models", "package", "store", "terms", "threads")
+RUNTIME = ("component", "data", "errors", "evaluation", "family", "fusion", "models", "package", "store", "terms", "threads")
 """The parts of fuseline that a packaged ensemble runs."""
 
-REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "threadpoolctl", "torch")
+REQUIREMENTS = (
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pydantic",
+    "rtdl_num_embeddings",
+    "safetensors",
+    "tabm",
+    "threadpoolctl",
+    "torch",
+)
 
 
 def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTarget]) -> tuple[Path, bool]:
@@ -30,18 +43,22 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
     Its key is the hash of all that the package does: members, combiners, calibration and the code that runs them. Which rules
     were compared, or what the recipe is called, does not count: the same ensemble is the same package.
     """
-    replicas = {name: [job.key(plan.dataset) for job in plan.members[name]] for name in bank.members}
+    kept = used(fused, len(bank.members))
+    names = [bank.members[m] for m in kept]
+    combiners = {part.target: only(part.winner.combiner, kept) for part in fused}
+    replicas = {name: [job.key(plan.dataset) for job in plan.members[name]] for name in names}
+    needed = requirements([plan.members[name][0].spec.network.architecture.name for name in names])
     key = content_key(
         replicas=replicas,
-        fused={part.target: _content(part) for part in fused},
+        fused={part.target: _content(part, combiners[part.target]) for part in fused},
         threads=plan.recipe.training.threads,
-        versions=requirements(),
+        versions=needed,
         code=code_version(*RUNTIME),
     )
 
     def build(folder: Path) -> None:
         networks, members = [], []
-        for name in bank.members:
+        for name in names:
             spec = plan.members[name][0].spec.network
             networks.append([_load(store, replica, plan, spec) for replica in replicas[name]])
             members.append(MemberFile(name=name, network=spec, replicas=len(replicas[name])))
@@ -49,21 +66,28 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
             schema_=plan.dataset.schema,
             members=members,
             targets={
-                part.target: TargetFile(rule=part.chosen, combiner=combiner_name(part.winner.combiner), number=part.winner.number)
+                part.target: TargetFile(
+                    rule=part.chosen,
+                    combiner=combiner_name(combiners[part.target]),
+                    number=part.winner.number,
+                    on_inputs="inputs" in needs(r for r in plan.fuse_spec(part.target).rules if r.name == part.chosen),
+                )
                 for part in fused
             },
             threads=plan.recipe.training.threads,
             batch=EVALUATION_BATCH,
-            provenance={"data": plan.dataset.fingerprint, "code": code_version(*RUNTIME), "requirements": requirements()},
+            provenance={"data": plan.dataset.fingerprint, "code": code_version(*RUNTIME), "requirements": needed},
         )
-        save_ensemble(description, networks, {part.target: part.winner.combiner for part in fused}, folder)
+        save_ensemble(description, networks, combiners, folder)
 
     return store.make("package", key, build)
 
 
-def requirements() -> list[str]:
-    """What a packaged ensemble needs installed, in the versions it was made with."""
-    return [f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS]
+def requirements(architectures: Sequence[str]) -> list[str]:
+    """What a packaged ensemble of some architectures needs installed, in the versions it was made with."""
+    names = [*REQUIREMENTS, *(["torchvision"] if any(ARCHITECTURES.borrowed(name) for name in architectures) else [])]
+    added = {ARCHITECTURES.requirement(name) for name in architectures}
+    return [*(f"{name}=={version(name).split('+')[0]}" for name in names), *sorted(a for a in added if a is not None)]
 
 
 def _load(store: Store, key: str, plan: Plan, spec: NetworkSpec) -> Any:
@@ -73,6 +97,18 @@ def _load(store: Store, key: str, plan: Plan, spec: NetworkSpec) -> Any:
     return load_network(folder, plan.dataset.schema, spec)
 
 
-def _content(part: FusedTarget) -> list[Any]:
-    won = part.winner
-    return [won.name, combiner_name(won.combiner), won.number, {name: t.numpy() for name, t in won.combiner.tensors().items()}]
+def used(fused: Sequence[FusedTarget], members: int) -> list[int]:
+    """The positions of the members that any target's chosen fusion listens to: all of them, but for those of weight 0."""
+    weights = [part.winner.combiner.mixing() for part in fused]
+    return [m for m in range(members) if any(w is None or float(w[m]) > 0 for w in weights)]
+
+
+def only(combiner: Combiner, kept: list[int]) -> Combiner:
+    """A combiner for some of the members alone, the others having no weight; what serves no prediction is left behind."""
+    weights = combiner.mixing()
+    return combiner if weights is None else Mixture({"weights": weights[kept]})
+
+
+def _content(part: FusedTarget, combiner: Combiner) -> list[Any]:
+    tensors = {name: tensor.numpy() for name, tensor in combiner.tensors().items()}
+    return [part.winner.name, combiner_name(combiner), part.winner.number, tensors]

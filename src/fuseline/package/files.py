@@ -12,12 +12,13 @@ from safetensors.torch import load_file, save_file
 from fuseline.component import Part, explain
 from fuseline.data.schema import Schema
 from fuseline.errors import PackageError
-from fuseline.fusion.combine import COMBINERS, Combiner
+from fuseline.fusion.combine import Combiner
+from fuseline.fusion.combiners import COMBINERS
 from fuseline.models.network import Network, NetworkSpec, Replicated
 from fuseline.package.ensemble import Ensemble
 from fuseline.store import read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION, WEIGHTS = "ensemble.json", "weights.safetensors"
 
 
@@ -30,11 +31,13 @@ class MemberFile(Part):
 
 
 class TargetFile(Part):
-    """A target's fusion rule, the combiner that serves it, and the number that calibrates it."""
+    """A target's fusion rule, the combiner that serves it, whether that looks at the inputs, and the number that calibrates
+    it."""
 
     rule: str
     combiner: str
     number: float
+    on_inputs: bool = False
 
 
 class Description(Part):
@@ -94,4 +97,5 @@ def load_ensemble(folder: Path) -> Ensemble:
         members.append(Replicated(networks))
     combiners = {name: COMBINERS[t.combiner](part(f"combiners/{name}/")) for name, t in description.targets.items()}
     numbers = {name: target.number for name, target in description.targets.items()}
-    return Ensemble(description.schema_, members, combiners, numbers).eval()
+    on_inputs = any(target.on_inputs for target in description.targets.values())
+    return Ensemble(description.schema_, members, combiners, numbers, on_inputs).eval()

@@ -1,7 +1,8 @@
 """Raw rows in, a table of answers out.
 
-For each target the columns are ``TARGET`` (the class or the value), for a classification ``TARGET_proba_CLASS`` per class,
-``TARGET_uncertainty`` (total) and ``TARGET_epistemic``.
+For each target the columns are ``TARGET`` (the class, the value, or the middle quantile), ``TARGET_proba_CLASS`` per class,
+``TARGET_qLEVEL`` per quantile, ``TARGET_uncertainty`` (total) and ``TARGET_epistemic``. A multilabel target has a column
+``TARGET_LABEL`` of true and false for each label in the place of ``TARGET``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from fuseline.data.schema import Schema, rows_of
+from fuseline.data.schema import Schema, TargetSchema, rows_of
 from fuseline.package.ensemble import Answer, Ensemble
 
 
@@ -38,12 +39,19 @@ def predict(ensemble: Ensemble, rows: pd.DataFrame | NDArray[Any], batch: int) -
 
 
 def _table(schema: Schema, answers: dict[str, Answer]) -> pd.DataFrame:
-    columns: dict[str, Any] = {}
+    columns: dict[str, NDArray[Any]] = {}
     for target, answer in answers.items():
-        classes = schema.targets[target].classes
+        task = schema.targets[target]
         values, total, epistemic = (part.numpy() for part in answer)
-        columns[target] = np.array(classes)[values.argmax(1)] if classes else values[:, 0]
-        columns |= {f"{target}_proba_{label}": values[:, c] for c, label in enumerate(classes)}
-        columns[f"{target}_uncertainty"] = total
-        columns[f"{target}_epistemic"] = epistemic
+        parts = [*_said(task, values), *(values.T if task.width > 1 else ()), total, epistemic]
+        columns |= dict(zip(task.answers(target), parts, strict=True))
     return pd.DataFrame(columns)
+
+
+def _said(task: TargetSchema, values: NDArray[np.float64]) -> list[NDArray[Any]]:
+    """The answer itself: one column, or one for each label."""
+    if task.exclusive:
+        return [np.array(task.classes)[values.argmax(1)]]
+    if task.kind == "multilabel":
+        return list(values.T > 0.5)
+    return [values[:, task.middle if task.levels else 0]]

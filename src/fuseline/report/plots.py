@@ -10,23 +10,39 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fuseline.data.schema import Schema
+from fuseline.evaluation.report import GAINS
+from fuseline.partition import Share
+from fuseline.report.pareto_plot import pareto
+from fuseline.report.partition_plot import what_is_seen, who_sees_what
 from fuseline.training.train import Epoch
 
 FEW = 40
 """Above so many classes a confusion matrix shows no numbers and grows no more."""
 
-METRIC = {"classification": "log_loss", "regression": "rmse"}
-
 
 def draw_all(report: Mapping[str, Any], curves: Mapping[str, Sequence[Sequence[Epoch]]], folder: Path) -> None:
-    """Write every picture as PNG: learning curves, and per target leaderboard, diversity, confusion and reliability."""
+    """Write every picture as PNG: learning curves, and per target leaderboard, diversity, confusion, reliability and Pareto
+    front."""
     _save(learning_curves(curves), folder / "learning_curves.png")
     for target, part in report["targets"].items():
         _save(leaderboard(target, part), folder / f"leaderboard-{target}.png")
         _save(diversity(target, part), folder / f"diversity-{target}.png")
-        if part["kind"] == "classification":
+        if "confusion" in part:
             _save(confusion(target, part), folder / f"confusion-{target}.png")
             _save(reliability(target, part), folder / f"reliability-{target}.png")
+        if "pareto" in part:
+            _save(pareto(target, part["pareto"]), folder / f"pareto-{target}.png")
+
+
+def draw_partition(statistics: Mapping[str, Any], shares: Mapping[str, Sequence[Share]], schema: Schema, folder: Path) -> None:
+    """Write who sees what as PNG: members and classes per target with classes, and members and inputs if not all see all."""
+    for target, table in statistics["coverage"].items():
+        names = [str(label) for label in schema.targets[target].classes]
+        _save(who_sees_what(list(shares), np.array(table), names), folder / f"partition-{target}.png")
+    views = [replicas[0].view for replicas in shares.values()]
+    if any(len(view) for view in views):
+        _save(what_is_seen(list(shares), views, schema), folder / "partition-inputs.png")
 
 
 def learning_curves(curves: Mapping[str, Sequence[Sequence[Epoch]]]) -> Figure:
@@ -45,7 +61,7 @@ def learning_curves(curves: Mapping[str, Sequence[Sequence[Epoch]]]) -> Figure:
 
 def leaderboard(target: str, part: Mapping[str, Any]) -> Figure:
     """Members (grey) and fusion rules (blue; the chosen one filled) by their loss on the test rows, with intervals."""
-    metric = METRIC[part["kind"]]
+    metric = GAINS[part["kind"]][0]
     rows = [(e, "0.5") for e in part["members"]] + [(e, "C0") for e in part["candidates"]]
     rows = [(e, color) for e, color in rows if metric in e["metrics"]]
     figure, axes = _figure(7, 1 + 0.3 * max(len(rows), 3))

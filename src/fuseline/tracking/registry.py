@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import fuseline
 from fuseline.data.schema import Schema as DataSchema
-from fuseline.package.build import requirements
+from fuseline.package.files import load_description
 from fuseline.store import home, locked
 from fuseline.tracking.runs import Tracker
 
@@ -129,7 +129,7 @@ def save_model(package: Path, schema: DataSchema, example: pd.DataFrame | NDArra
             code_paths=[str(code)],
             signature=signature(schema),
             input_example=example,
-            pip_requirements=requirements(),
+            pip_requirements=load_description(package).provenance["requirements"],
         )
 
 
@@ -146,14 +146,13 @@ def signature(schema: DataSchema) -> ModelSignature:
         inputs = Schema([ColSpec(AnyType(), name) for name in schema.columns])  # type: ignore[no-untyped-call]
     outputs: list[ColSpec | TensorSpec] = []
     for target, its in schema.targets.items():
-        outputs.append(ColSpec(_column_type(its.classes), target))
-        outputs += [ColSpec(DataType.double, f"{target}_proba_{label}") for label in its.classes]
-        outputs += [ColSpec(DataType.double, f"{target}_{what}") for what in ("uncertainty", "epistemic")]
+        outputs += [ColSpec(TYPES[kind], column) for column, kind in its.answers(target).items()]
     return ModelSignature(inputs=inputs, outputs=Schema(outputs))
 
 
-def _column_type(classes: list[Any]) -> DataType:
-    if not classes:
-        return DataType.double
-    kinds: dict[type, DataType] = {bool: DataType.boolean, int: DataType.long}
-    return kinds.get(type(classes[0]), DataType.string)
+TYPES: dict[type, DataType] = {
+    bool: DataType.boolean,
+    int: DataType.long,
+    float: DataType.double,
+    str: DataType.string,
+}
