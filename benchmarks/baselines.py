@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -45,6 +45,7 @@ from fuseline.bank import BankedMember, build_bank
 from fuseline.data.dataset import Dataset
 from fuseline.errors import FuselineError
 from fuseline.evaluation.intervals import Interval, Scores, independent_rows, interval, paired_gain, resamples, score
+from fuseline.evaluation.metrics import Predicted
 from fuseline.evaluation.report import evaluate
 from fuseline.fusion.fuse import fuse_target
 from fuseline.plan import Plan, make_plan
@@ -127,8 +128,18 @@ def train(plan: Plan, store: Store) -> list[BankedMember]:
     """Train every member in a worker process of its own, as many side by side as the recipe or the machine allows."""
     side_by_side = plan.recipe.training.processes or max(1, (os.cpu_count() or 1) // plan.recipe.training.threads)
     workers = Workers(side_by_side)
+    futures: dict[str, Future[int]] = {}
+
+    def after_its_predecessor(name: str) -> int:
+        if name in plan.after:
+            futures[plan.after[name]].result()
+        return workers.train(plan.job(name, store), _silent)
+
     with ThreadPoolExecutor(len(plan.members)) as pool:
-        list(pool.map(lambda name: workers.train(plan.job(name, store), _silent), plan.members))
+        for name in plan.members:
+            futures[name] = pool.submit(after_its_predecessor, name)
+        for future in futures.values():
+            future.result()
     return banked(plan, store)
 
 
@@ -150,7 +161,7 @@ def judge(plan: Plan, store: Store, members: list[BankedMember]) -> tuple[dict[s
     recipe, dataset, split = plan.recipe, plan.dataset, plan.split
     bank, _ = build_bank(store, dataset, split, members)
     fused = [fuse_target(store, bank, dataset, split, plan.fuse_spec(target), plan.units)[0] for target in recipe.targets]
-    names = {target: list(SHOWN[spec.kind]) for target, spec in recipe.targets.items()}
+    names = {target: list(SHOWN.get(spec.kind, plan.metric_names(target))) for target, spec in recipe.targets.items()}
     resampled = recipe.evaluation.resamples, recipe.evaluation.level
     report, folder, _ = evaluate(store, bank, dataset, split, plan.units, fused, names, *resampled, recipe.seed)
     return report, folder
@@ -158,7 +169,8 @@ def judge(plan: Plan, store: Store, members: list[BankedMember]) -> tuple[dict[s
 
 def baselines(plan: Plan, target: str) -> dict[str, Floats]:
     """What each baseline says of the test rows: probabilities (n, C) or values (n, 1)."""
-    rows, test = plan.split.rows("train", "fusion", "calibration"), plan.split.rows("test")
+    rows = plan.dataset.known(target, plan.split.rows("train", "fusion", "calibration"))
+    test = plan.dataset.known(target, plan.split.rows("test"))
     table, numbers = flat(plan.dataset)
     known = np.asarray(plan.dataset.targets[target])[rows]
     kind = plan.dataset.schema.targets[target].kind
@@ -186,7 +198,7 @@ def preprocessing(numbers: int) -> ColumnTransformer:
 
 def compare(plan: Plan, report: dict[str, Any], folder: Path, target: str, seconds: float) -> Line:
     """Score the chosen fusion and its rivals on the same resamples of the test rows."""
-    recipe, test = plan.recipe, plan.split.rows("test")
+    recipe, test = plan.recipe, plan.dataset.known(target, plan.split.rows("test"))
     kind, level = recipe.targets[target].kind, recipe.evaluation.level
     units = plan.units[test]
     weights = resamples(units, recipe.evaluation.resamples, np.random.default_rng(stream(recipe.seed, EVALUATION)))
@@ -194,7 +206,7 @@ def compare(plan: Plan, report: dict[str, Any], folder: Path, target: str, secon
     names, metric = list(SHOWN[kind]), SHOWN[kind][0]
 
     def scored(said: Floats) -> Scores:
-        return score(kind, truth, said, weights, names, independent_rows(units))
+        return score(kind, truth, Predicted(said), weights, names, independent_rows(units))
 
     own = np.load(folder / f"predictions-{target}.npy")
     fusion, losses = scored(own), row_losses(kind, truth, own)
@@ -242,7 +254,8 @@ def measure(path: Path, seed: int, store: Store) -> list[Line]:
     seconds = round(time.perf_counter() - started, 1)
     with limited_to(plan.recipe.training.threads):
         report, folder = judge(plan, store, members)
-        return [compare(plan, report, folder, target, seconds) for target in plan.recipe.targets]
+        comparable = [name for name, target in plan.recipe.targets.items() if target.kind in SHOWN]
+        return [compare(plan, report, folder, target, seconds) for target in comparable]
 
 
 def medians(lines: Sequence[Line]) -> list[dict[str, Any]]:

@@ -1,3 +1,3 @@
 """fuseline trains, fuses, evaluates and promotes deep ensembles in PyTorch."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
