@@ -146,7 +146,7 @@ def test_changed_training_labels_change_the_members(made_with: Callable[..., Any
 def test_the_report_stands_on_the_test_rows_alone(made_with: Callable[..., Any], target: str) -> None:
     made = made_with(None)
     (place,) = (made.store.root / "report").glob("[!.]*")
-    rows = np.load(place / "rows.npy")
+    rows = np.load(place / f"rows-{target}.npy")
     assert rows.tolist() == made.plan.split.rows("test").tolist()
     said, truth = np.load(place / f"predictions-{target}.npy"), np.asarray(made.plan.dataset.targets[target])[rows]
     chosen = made.report["targets"][target]["chosen"]

@@ -9,14 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fuseline.component import Component
-from fuseline.evaluation.metrics import LOWER_IS_BETTER, METRICS
-from fuseline.evaluation.report import GAINS, evaluate
+from fuseline.evaluation.metrics import LOWER_IS_BETTER, METRICS, POINT, UNDIRECTED
+from fuseline.evaluation.report import GAINS, evaluate, predicted
 from fuseline.fusion.combine import calibrate
 from fuseline.fusion.fuse import FusedTarget, FuseSpec, fuse_target
+from fuseline.fusion.scores import row_scores
 
-KINDS = {"kind": "classification", "size": "regression"}
+KINDS: dict[str, Any] = {
+    "kind": "classification",
+    "grade": "ordinal",
+    "signs": "multilabel",
+    "size": "regression",
+    "range": "quantile",
+}
+LOSSES = {"kind": "log_loss", "grade": "log_loss", "signs": "log_loss", "size": "rmse", "range": "pinball"}
 
 
 @dataclass(frozen=True)
@@ -30,34 +39,32 @@ class Evaluated:
 @pytest.fixture(scope="module")
 def judged(world: Any) -> Callable[..., Evaluated]:
     """Evaluate the world with some settings changed; fusing is done once."""
-    learnt = {"kind": ["mean", "vote", "stacking"], "size": ["mean", "weights", "stacking"]}
     fused = [
         fuse_target(
             world.store, world.bank, world.dataset, world.split,
-            FuseSpec(target, [Component(name=name) for name in names], 3, True, 0, 1), world.units,
+            FuseSpec(target, [Component(name=name) for name in ("mean", "weights", "stacking")], 3, True, 0, 1), world.units,
         )[0]
-        for target, names in learnt.items()
+        for target in KINDS
     ]  # fmt: skip
 
     def go(names: dict[str, list[str]] | None = None, count: int = 200, level: float = 0.9, seed: int = 0) -> Evaluated:
         every = {target: list(METRICS[kind]) for target, kind in KINDS.items()}
-        made = evaluate(
-            world.store, world.bank, world.dataset, world.split, world.units, fused, names or every, count, level, seed
-        )
+        wanted = every | (names or {})
+        made = evaluate(world.store, world.bank, world.dataset, world.split, world.units, fused, wanted, count, level, seed)
         return Evaluated(*made, fused)
 
     return go
 
 
-@pytest.fixture(scope="module", params=["kind", "size"])
+@pytest.fixture(scope="module", params=list(KINDS))
 def target(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def loss(target: str, said: Any, truth: Any) -> float:
-    if target == "kind":
-        return float(-np.log(said[np.arange(len(truth)), truth]).mean())
-    return float(np.sqrt(((said[:, 0] - truth) ** 2).mean()))
+def say(world: Any, fused: FusedTarget, candidate: Any) -> Any:
+    """What a candidate says of the test rows, calibrated."""
+    outputs = world.bank.outputs(world.dataset, fused.target, world.rows(fused.target, "test"), fused.needs)
+    return calibrate(candidate.combiner(outputs), candidate.number)
 
 
 def test_every_member_and_candidate_is_scored_on_the_test_rows_as_it_serves(
@@ -66,14 +73,52 @@ def test_every_member_and_candidate_is_scored_on_the_test_rows_as_it_serves(
     made = judged()
     part = made.report["targets"][target]
     fused = made.fused[list(KINDS).index(target)]
-    outputs = world.bank.outputs(target, world.split.rows("test"))
-    metric = {"kind": "log_loss", "size": "rmse"}[target]
     entries = [*part["members"], *part["candidates"]]
+    truth = world.truth(target, "test")
     assert [e["name"] for e in entries] == [c.name for c in (*fused.members, *fused.candidates)]
     for entry, candidate in zip(entries, [*fused.members, *fused.candidates], strict=True):
-        said = calibrate(candidate.combiner(outputs), candidate.number).values.numpy()
-        assert entry["metrics"][metric]["value"] == pytest.approx(loss(target, said, world.truth(target, "test")))
+        said = say(world, fused, candidate)
         assert entry["calibration"] == candidate.number
+        assert list(entry["metrics"]) == list(METRICS[KINDS[target]])
+        point = POINT[KINDS[target]](truth, predicted(said))
+        for name, score in entry["metrics"].items():
+            assert score["value"] == pytest.approx(point[name], nan_ok=True), name
+        mean = row_scores(said, torch.from_numpy(truth)).mean()
+        loss = entry["metrics"][LOSSES[target]]["value"]
+        if target == "signs":  # of all known labels alike, while a row's loss is the mean of its own
+            known = ~np.isnan(truth)
+            right = np.where(truth == 1, said.values.numpy(), 1 - said.values.numpy())[known]
+            assert loss == pytest.approx(-np.log(right).mean())
+        else:
+            assert loss == pytest.approx(np.sqrt(mean) if target == "size" else mean)
+
+
+def test_metrics_are_told_of_variances_and_levels(world: Any, judged: Callable[..., Evaluated]) -> None:
+    for fused in judged().fused:
+        said = predicted(say(world, fused, fused.winner))
+        assert (said.variances is not None) == (fused.target == "size")
+        assert (said.levels is not None) == (fused.target == "range")
+    assert said.levels is not None
+    assert said.levels.tolist() == [0.1, 0.5, 0.9]
+
+
+def test_rows_without_a_target_are_not_judged(
+    world: Any, judged: Callable[..., Evaluated], target: str, retold: Callable[..., Any]
+) -> None:
+    rows = world.unknown(target)
+
+    def change(name: str, array: Any) -> Any:
+        array[rows] = array[rows][:, ::-1] if name.endswith(("kind", "grade")) else 1 - 0.5 * array[rows]
+        return array
+
+    other, made = retold(change), judged()
+    fused = [part for part in made.fused if part.target == target]
+    names = {target: list(METRICS[KINDS[target]])}
+    report, folder, reused = evaluate(other.store, other.bank, other.dataset, other.split, other.units, fused, names, 200, 0.9, 0)
+    assert not reused
+    np.testing.assert_equal(report["targets"][target], made.report["targets"][target])
+    said = f"predictions-{target}.npy"
+    np.testing.assert_array_equal(np.load(folder / said), np.load(made.folder / said))
 
 
 def test_the_best_members_gain_over_itself_is_exactly_zero(judged: Callable[..., Evaluated], target: str) -> None:
@@ -88,6 +133,7 @@ def test_a_gain_is_the_difference_to_the_best_member_and_above_zero_is_better(
 ) -> None:
     part = judged().report["targets"][target]
     best = next(entry for entry in part["members"] if entry["name"] == part["best_member"])
+    assert not set(GAINS[KINDS[target]]) & UNDIRECTED
     for entry in [*part["members"], *part["candidates"]]:
         for name, gain in entry["gain"].items():
             sign = -1 if name in LOWER_IS_BETTER else 1
@@ -98,7 +144,7 @@ def test_a_gain_is_the_difference_to_the_best_member_and_above_zero_is_better(
     assert all(gain["high"] < 0 for gain in worst["gain"].values())
 
 
-@pytest.mark.parametrize("name", ["accuracy", "log_loss", "mae", "rmse"])
+@pytest.mark.parametrize("name", ["log_loss", "mae", "pinball", "subset_accuracy", "rps"])
 def test_intervals_hold_the_value(judged: Callable[..., Evaluated], name: str) -> None:
     report = judged().report
     held = [
@@ -107,13 +153,14 @@ def test_intervals_hold_the_value(judged: Callable[..., Evaluated], name: str) -
         for entry in [*part["members"], *part["candidates"]]
         if name in entry["metrics"]
     ]
-    assert len(held) == 6
+    assert len(held) == 6 * sum(name in METRICS[kind] for kind in KINDS.values())
     assert all(score["low"] < score["value"] < score["high"] for score in held)
 
 
 def test_only_the_metrics_asked_for_are_reported_and_gains_all_the_same(judged: Callable[..., Evaluated]) -> None:
-    report = judged({"kind": ["brier"], "size": ["mae"]}).report
-    for target, name in (("kind", "brier"), ("size", "mae")):
+    asked = {"kind": "brier", "grade": "accuracy", "signs": "hamming_accuracy", "size": "mae", "range": "coverage"}
+    report = judged({target: [name] for target, name in asked.items()}).report
+    for target, name in asked.items():
         part = report["targets"][target]
         for entry in [*part["members"], *part["candidates"]]:
             assert list(entry["metrics"]) == [name]
@@ -123,33 +170,39 @@ def test_only_the_metrics_asked_for_are_reported_and_gains_all_the_same(judged: 
 def test_a_wider_level_has_wider_intervals(judged: Callable[..., Evaluated], target: str) -> None:
     narrow, wide = (judged(level=level).report["targets"][target]["candidates"] for level in (0.5, 0.99))
     for one, other in zip(narrow, wide, strict=True):
-        for name in one["gain"]:
-            assert other["gain"][name]["low"] < one["gain"][name]["low"]
-            assert other["gain"][name]["high"] > one["gain"][name]["high"]
+        name = GAINS[KINDS[target]][0]  # a share may be the same of all resamples
+        assert other["gain"][name]["low"] < one["gain"][name]["low"]
+        assert other["gain"][name]["high"] > one["gain"][name]["high"]
 
 
 def test_what_is_kept_beside_it_are_the_test_rows_and_the_winners_predictions(
     world: Any, judged: Callable[..., Evaluated], target: str
 ) -> None:
     made = judged()
-    rows = np.load(made.folder / "rows.npy")
-    assert rows.tolist() == world.split.rows("test").tolist()
-    assert made.report["rows"] == len(rows) == 37
-    winner = made.fused[list(KINDS).index(target)].winner
-    said = calibrate(winner.combiner(world.bank.outputs(target, rows)), winner.number).values.numpy()
+    rows = np.load(made.folder / f"rows-{target}.npy")
+    assert rows.tolist() == world.rows(target, "test").tolist()
+    assert made.report["rows"] == len(world.split.rows("test")) == 37
+    assert made.report["targets"][target]["rows"] == len(rows) < 37
+    fused = made.fused[list(KINDS).index(target)]
+    said = say(world, fused, fused.winner).values.numpy()
     np.testing.assert_array_equal(np.load(made.folder / f"predictions-{target}.npy"), said)
 
 
-def test_tables_of_classes_add_up_to_the_test_rows(world: Any, judged: Callable[..., Evaluated]) -> None:
-    part = judged().report["targets"]["kind"]
-    counts = np.bincount(world.truth("kind", "test"), minlength=3).tolist()
+@pytest.mark.parametrize(("name", "classes"), [("kind", 3), ("grade", 4)])
+def test_tables_of_classes_add_up_to_the_test_rows(world: Any, judged: Callable[..., Evaluated], name: str, classes: int) -> None:
+    part = judged().report["targets"][name]
+    counts = np.bincount(world.truth(name, "test"), minlength=classes).tolist()
     assert np.sum(part["confusion"], axis=1).tolist() == counts
     assert part["per_class"]["support"] == counts
-    assert sum(b["rows"] for b in part["reliability"]) == 37
-    assert np.trace(part["confusion"]) / 37 == pytest.approx(
+    assert sum(b["rows"] for b in part["reliability"]) == part["rows"] == sum(counts)
+    assert np.trace(part["confusion"]) / part["rows"] == pytest.approx(
         next(c for c in part["candidates"] if c["name"] == part["chosen"])["metrics"]["accuracy"]["value"]
     )
-    assert not {"confusion", "reliability", "per_class"} & judged().report["targets"]["size"].keys()
+
+
+@pytest.mark.parametrize("name", ["signs", "size", "range"])
+def test_what_has_no_exclusive_classes_has_no_tables_of_them(judged: Callable[..., Evaluated], name: str) -> None:
+    assert not {"confusion", "reliability", "per_class"} & judged().report["targets"][name].keys()
 
 
 def test_uncertainty_adds_up_and_diversity_is_symmetric(judged: Callable[..., Evaluated], target: str) -> None:
@@ -166,5 +219,5 @@ def test_the_same_again_is_found_and_other_settings_are_another_report(judged: C
     first, again = judged(), judged()
     assert again.reused
     assert (again.folder, again.report) == (first.folder, first.report)
-    others = [judged(count=100), judged(level=0.8), judged(seed=1), judged({"kind": ["brier"], "size": ["rmse"]})]
+    others = [judged(count=100), judged(level=0.8), judged(seed=1), judged({"kind": ["brier"]})]
     assert len({first.folder, *(other.folder for other in others)}) == 5

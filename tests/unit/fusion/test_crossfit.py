@@ -9,16 +9,41 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from fuseline.component import Component
+from fuseline.component import Component, complete
+from fuseline.evaluation.calibration import fit_calibration
 from fuseline.fusion import crossfit
-from fuseline.fusion.combine import Combiner, Fused, Mixture, Outputs
-from fuseline.fusion.crossfit import Learnable, best_member, compare, cross_fit, fit, judge, row_scores, single, summary
-from fuseline.fusion.rules import CLASSIFICATION_ONLY, FUSIONS, ON_FEATURES
+from fuseline.fusion.combine import Combiner, Fused, Mixture, Outputs, calibrate
+from fuseline.fusion.crossfit import Learnable, best_member, compare, cross_fit, fit, judge, single, summary
+from fuseline.fusion.rules import FUSIONS, UNFIT, needs
+from fuseline.fusion.scores import row_scores
 
 SEED = np.random.SeedSequence(0)
-EVERY_RULE = [Component(name=name) for name in FUSIONS]
-QUICK = [Component(name=name, settings={"steps": 5} if name == "features" else {}) for name in FUSIONS]
-FOR_VALUES = [rule for rule in EVERY_RULE if rule.name not in CLASSIFICATION_ONLY]
+KINDS = ["classification", "ordinal", "multilabel", "regression", "quantile"]
+
+
+def every_rule(kind="classification", **settings):
+    """All rules that fit a kind, with some settings other than by default."""
+    fitting = [name for name in FUSIONS if kind not in UNFIT.get(name, ())]
+    return [complete(Component(name=name, settings=settings.get(name, {})), FUSIONS, "rules") for name in fitting]
+
+
+EVERY_RULE = every_rule()
+QUICK = every_rule(features={"steps": 5}, gate={"steps": 5})
+MEAN = [Component(name="mean")]
+FOR_VALUES = every_rule("regression")
+OTHERWISE = [
+    complete(Component.model_validate(rule), FUSIONS, "rules")
+    for rule in (
+        {"trimmed": {"cut": 0.5}},
+        {"greedy": {"bags": 5}},
+        {"stacking": {"passthrough": True}},
+        {"gate": {"sees": "inputs", "steps": 50}},
+        {"gate": {"sees": "outputs", "steps": 50}},
+        {"dynamic": {"sees": "inputs", "method": "knora_e"}},
+        {"dynamic": {"sees": "outputs", "method": "ola"}},
+        {"features": {"merge": "attention", "steps": 50}},
+    )
+]
 
 
 def folds(rows, count=5, seed=0):
@@ -26,9 +51,16 @@ def folds(rows, count=5, seed=0):
 
 
 def learnable(values, y, held_out=None, variances=None, features=None, count=5):
+    """The features are the rows' own inputs too, and the first of two members' halves of them."""
+    widths = None if features is None else (features.shape[1] - features.shape[1] // 2, features.shape[1] // 2)
+    costs = torch.ones(len(values), 2).double()
+    return of(Outputs(values, variances, features, features, None, widths, costs), y, held_out, count)
+
+
+def of(outputs, y, held_out=None, count=5):
     rows = len(y)
     held_out = np.ones(rows, bool) if held_out is None else held_out
-    return Learnable(Outputs(values, variances, features), y, held_out, folds(rows, count), np.arange(rows), True)
+    return Learnable(outputs, y, held_out, folds(rows, count), np.arange(rows), True)
 
 
 def classes_said(seed, signal, rows=300, classes=3, width=12):
@@ -126,7 +158,16 @@ def test_rules_on_features_learn_from_held_out_rows_alone_and_are_nan_elsewhere(
 def test_other_rules_learn_from_all_rows_and_never_get_features(spy):
     rows = numbered_rows(held_out=np.zeros(23, bool))
     assert torch.isfinite(cross_fit(Component(name="spy"), rows, SEED).values).all()
-    assert all(outputs.features is None for outputs, _, _, _ in spy)
+    assert all(outputs.features is outputs.inputs is None for outputs, _, _, _ in spy)
+
+
+def test_rules_on_inputs_learn_from_all_rows_and_get_their_inputs_but_no_features(spy):
+    rows = numbered_rows(held_out=np.zeros(23, bool))
+    judged = cross_fit(Component(name="spy", settings={"sees": "inputs"}), rows, SEED)
+    assert torch.isfinite(judged.values).all()
+    for outputs, target, _, _ in spy:
+        assert outputs.features is None
+        assert torch.equal(outputs.inputs[:, 0], target)
 
 
 def test_a_rule_gets_its_settings_and_a_generator_of_its_seed(spy):
@@ -138,7 +179,7 @@ def test_a_rule_gets_its_settings_and_a_generator_of_its_seed(spy):
     assert all(settings == {"depth": 3} for *_, settings in spy)
 
 
-@pytest.mark.parametrize("rule", EVERY_RULE, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", [*EVERY_RULE, *OTHERWISE], ids=str)
 def test_shuffled_labels_give_chance(rule):
     rows = classes_said(0, signal=[0.0] * 4, rows=400, classes=2)
     judged = cross_fit(rule, rows, SEED)
@@ -178,8 +219,10 @@ def test_the_same_seed_gives_the_same_fit(rule):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_identical_members_leave_the_choice_to_the_simplest_rule(seed):
-    comparison = compare([rule for rule in EVERY_RULE if rule.name not in ON_FEATURES], identical_members(seed), SEED)
-    assert comparison.chosen == "mean"
+    rules = [rule for rule in EVERY_RULE if not needs([rule])]
+    comparison = compare(rules, identical_members(seed), SEED)
+    assert comparison.chosen == rules[0].name
+    assert compare(rules[1:], identical_members(seed), SEED).chosen == rules[1].name
     assert comparison.table["weights"]["gap"] == pytest.approx(comparison.table["mean"]["gap"], abs=1e-9)
 
 
@@ -227,7 +270,7 @@ def test_rules_are_compared_on_held_out_rows_if_one_of_them_uses_features():
     rows = classes_said(6, signal=[1.0, 1.0])
     held_out = np.arange(300) < 120
     rows = replace(rows, held_out=held_out)
-    without, within = (compare(rules, rows, SEED) for rules in (QUICK[:1], [QUICK[0], QUICK[-1]]))
+    without, within = (compare(rules, rows, SEED) for rules in (MEAN, [*MEAN, QUICK[-1]]))
     assert (len(without.rows), len(within.rows)) == (300, 120)
     assert list(within.table) == ["mean", "features"]
     assert all(np.isfinite(row["loss"]) for row in within.table.values())
@@ -235,11 +278,43 @@ def test_rules_are_compared_on_held_out_rows_if_one_of_them_uses_features():
     assert within.table["mean"]["loss"] == pytest.approx(inside)
 
 
-def test_the_loss_of_a_row_is_its_log_loss_or_its_squared_error():
-    p = torch.tensor([[0.25, 0.75], [1.0, 0.0]]).double()
-    assert row_scores(Fused(p), torch.tensor([1, 1])).tolist() == pytest.approx([-np.log(0.75), -np.log(1e-7)])
-    values = Fused(torch.tensor([[1.0], [5.0]]).double(), torch.ones(2, 1).double())
-    assert row_scores(values, torch.tensor([3.0, 4.5]).double()).tolist() == pytest.approx([4, 0.25])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_compared_by_the_calibrated_loss_of_what_a_rule_says_of_rows_it_did_not_see(said_of, kind):
+    outputs, y = said_of(kind, rows=80)
+    rows = of(outputs, y, count=4)
+    rules = every_rule(kind, features={"steps": 5}, gate={"steps": 5})
+    comparison = compare(rules, rows, SEED)
+    assert list(comparison.table) == [rule.name for rule in rules]
+    for rule in rules:
+        said = torch.empty(outputs.values.shape[1:], dtype=torch.float64)
+        variances = torch.empty(80, 1, dtype=torch.float64) if kind == "regression" else None
+        for number in range(4):
+            inside, outside = (torch.from_numpy(np.flatnonzero(part)) for part in (rows.fold != number, rows.fold == number))
+            combiner = fit(rule, of(outputs.rows(inside), y[inside]), SEED)
+            fused = combiner(outputs.rows(outside))
+            said[outside] = fused.values
+            if variances is not None:
+                variances[outside] = fused.variances
+        together = Fused(said, variances, outputs.task)
+        calibrated = calibrate(together, fit_calibration(together, y))
+        assert comparison.table[rule.name]["loss"] == pytest.approx(row_scores(calibrated, y).mean(), rel=1e-9), rule.name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_members_without_any_skill_are_not_made_skilled(said_of, kind):
+    """Cross-fitted, no rule is better than knowing nothing but how often what is seen, by more than chance."""
+    outputs, y = said_of(kind, skills=(0.0, 0.0, 0.0), rows=120)
+    rows = of(outputs, y)
+    if outputs.exclusive:
+        blank = torch.bincount(y).double() / 120
+    elif kind == "multilabel":
+        blank = y.double().mean(0)
+    else:
+        blank = y.quantile(torch.tensor(outputs.task.levels).double()) if kind == "quantile" else y.mean()[None]
+    ignorant = row_scores(Fused(blank.expand(120, -1), None, outputs.task), y)
+    for rule in every_rule(kind, features={"steps": 30}, gate={"steps": 30}):
+        gain = ignorant - judge(cross_fit(rule, rows, SEED), rows, np.arange(120))
+        assert gain.mean() < 3 * gain.std(ddof=1) / np.sqrt(120), rule.name
 
 
 def test_rules_are_judged_as_calibrated():

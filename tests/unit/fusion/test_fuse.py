@@ -1,7 +1,8 @@
-"""Fusing one target from a bank: the candidates, their calibration, and how they are kept."""
+"""Fusing one target of each kind from a bank: the candidates, their calibration, and how they are kept."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,50 +12,103 @@ import torch
 
 from fuseline.component import Component
 from fuseline.fusion.fuse import FusedTarget, FuseSpec, fuse_target, learnable
-from fuseline.fusion.rules import CLASSIFICATION_ONLY, FUSIONS
+from fuseline.fusion.rules import needs
+from fuseline.store import Store
+
+KINDS = {"kind": "classification", "grade": "ordinal", "signs": "multilabel", "size": "regression", "range": "quantile"}
 
 
 def rules(*names: str) -> list[Component]:
-    return [Component(name=name, settings={"steps": 20} if name == "features" else {}) for name in names]
+    return [Component(name=name) for name in names]
 
 
-def spec(target: str, **changes: Any) -> FuseSpec:
-    names = [name for name in FUSIONS if target == "kind" or name not in CLASSIFICATION_ONLY]
-    return replace(FuseSpec(target, rules(*names), 3, True, 0, 1), **changes)
+def spec(target: str, fused_by: list[Component], **changes: Any) -> FuseSpec:
+    return replace(FuseSpec(target, fused_by, 3, True, 0, 1), **changes)
 
 
 def fuse(world: Any, wanted: FuseSpec, **changes: Any) -> tuple[FusedTarget, bool]:
-    given = {"dataset": world.dataset, "split": world.split, "units": world.units, **changes}
-    return fuse_target(world.store, world.bank, given["dataset"], given["split"], wanted, given["units"])
+    given = {"store": world.store, "dataset": world.dataset, "split": world.split, "units": world.units, **changes}
+    return fuse_target(given["store"], world.bank, given["dataset"], given["split"], wanted, given["units"])
 
 
-@pytest.fixture(scope="module", params=["kind", "size"])
-def fused(request: pytest.FixtureRequest, world: Any) -> FusedTarget:
-    return fuse(world, spec(request.param))[0]
+def outputs_of(world: Any, fused: FusedTarget, *roles: str) -> Any:
+    return world.bank.outputs(world.dataset, fused.target, world.rows(fused.target, *roles), fused.needs)
 
 
-def test_candidates_stand_in_the_order_of_the_rules_and_members_in_that_of_the_bank(fused: FusedTarget, world: Any) -> None:
-    assert [c.name for c in fused.candidates] == [rule.name for rule in spec(fused.target).rules]
+def same(one: FusedTarget, other: FusedTarget) -> None:
+    """All that was decided, bit for bit."""
+    assert (one.target, one.chosen, one.best_member, one.needs) == (other.target, other.chosen, other.best_member, other.needs)
+    assert one.comparison == other.comparison
+    for ours, theirs in zip([*one.candidates, *one.members], [*other.candidates, *other.members], strict=True):
+        assert (ours.name, ours.number) == (theirs.name, theirs.number)
+        assert type(ours.combiner) is type(theirs.combiner)
+        assert ours.combiner.tensors().keys() == theirs.combiner.tensors().keys()
+        for name, tensor in ours.combiner.tensors().items():
+            assert torch.equal(tensor, theirs.combiner.tensors()[name]), (ours.name, name)
+
+
+EVERY = [(target, otherwise) for target in KINDS for otherwise in (False, True)]
+
+
+@pytest.fixture(scope="module", params=EVERY, ids=lambda case: f"{case[0]}{'-otherwise' if case[1] else ''}")
+def wanted(request: pytest.FixtureRequest, rules_of: Callable[..., list[Component]]) -> FuseSpec:
+    """All rules that fit a kind, by default and with other settings."""
+    target, otherwise = request.param
+    return spec(target, rules_of(KINDS[target], otherwise=otherwise))
+
+
+@pytest.fixture(scope="module")
+def fused(wanted: FuseSpec, world: Any) -> FusedTarget:
+    return fuse(world, wanted)[0]
+
+
+def test_candidates_stand_in_the_order_of_the_rules_and_members_in_that_of_the_bank(
+    fused: FusedTarget, wanted: FuseSpec, world: Any
+) -> None:
+    assert [c.name for c in fused.candidates] == [rule.name for rule in wanted.rules]
     assert [m.name for m in fused.members] == world.bank.members
     assert list(fused.comparison["rules"]) == [c.name for c in fused.candidates]
     assert fused.winner.name == fused.chosen == fused.comparison["chosen"]
+    assert fused.needs == needs(wanted.rules) == {"features", "inputs"} & fused.needs
+    assert all(np.isfinite(list(row.values())).all() for row in fused.comparison["rules"].values())
+
+
+def test_what_every_candidate_says_is_a_prediction_of_its_kind(fused: FusedTarget, world: Any) -> None:
+    outputs = outputs_of(world, fused, "test")
+    for candidate in (*fused.candidates, *fused.members):
+        said = candidate.combiner(outputs)
+        assert said.task == outputs.task
+        assert said.values.shape == outputs.values.shape[1:]
+        assert said.values.isfinite().all(), candidate.name
+        assert (said.variances is not None) == (fused.target == "size")
+        if said.variances is not None:
+            assert (said.variances > 0).all()
+        if fused.target in ("kind", "grade"):
+            torch.testing.assert_close(said.values.sum(1), torch.ones(len(said.values), dtype=torch.float64))
+        if fused.target in ("kind", "grade", "signs"):
+            assert ((said.values >= 0) & (said.values <= 1)).all()
+        if fused.target == "range":
+            assert (said.values.diff(dim=1) >= 0).all(), candidate.name
 
 
 def test_it_opens_as_it_was_fitted(fused: FusedTarget, world: Any) -> None:
     again = FusedTarget.open(world.store.path("fusion", fused.key))
-    assert (again.key, again.target, again.chosen, again.best_member) == (
-        fused.key, fused.target, fused.chosen, fused.best_member,
-    )  # fmt: skip
-    assert again.comparison == fused.comparison
-    outputs = world.bank.outputs(fused.target, world.split.rows("test"), features=True)
-    for ours, theirs in zip([*fused.candidates, *fused.members], [*again.candidates, *again.members], strict=True):
-        assert (ours.name, ours.number) == (theirs.name, theirs.number)
-        assert type(ours.combiner) is type(theirs.combiner)
+    assert again.key == fused.key
+    same(fused, again)
+    outputs = outputs_of(world, fused, "test")
+    for ours, theirs in zip(fused.candidates, again.candidates, strict=True):
         assert torch.equal(ours.combiner(outputs).values, theirs.combiner(outputs).values)
 
 
+def test_made_anew_it_is_the_same_bit_for_bit(fused: FusedTarget, wanted: FuseSpec, world: Any, tmp_path: Any) -> None:
+    again, reused = fuse(world, wanted, store=Store(tmp_path / "store"))
+    assert not reused
+    assert again.key == fused.key
+    same(fused, again)
+
+
 def test_a_member_alone_says_what_it_says(fused: FusedTarget, world: Any) -> None:
-    outputs = world.bank.outputs(fused.target, world.split.rows("test"))
+    outputs = outputs_of(world, fused, "test")
     for m, member in enumerate(fused.members):
         assert torch.equal(member.combiner(outputs).values, outputs.values[m])
 
@@ -66,19 +120,67 @@ def test_the_most_skilled_member_is_the_best(fused: FusedTarget) -> None:
 def test_all_are_calibrated_by_a_positive_number(fused: FusedTarget) -> None:
     numbers = [c.number for c in (*fused.candidates, *fused.members)]
     assert all(0 < number < np.inf for number in numbers)
-    assert any(number != 1.0 for number in numbers)
+    assert all(number != 1.0 for number in numbers)
 
 
-def test_the_same_again_is_found_in_the_store(fused: FusedTarget, world: Any) -> None:
-    again, reused = fuse(world, spec(fused.target))
+def test_the_same_again_is_found_in_the_store(fused: FusedTarget, wanted: FuseSpec, world: Any) -> None:
+    again, reused = fuse(world, wanted)
     assert reused
     assert again.key == fused.key
 
 
-@pytest.mark.parametrize("target", ["kind", "size"])
+def test_what_members_say_of_rows_without_the_target_changes_nothing(
+    fused: FusedTarget, wanted: FuseSpec, world: Any, retold: Callable[..., Any]
+) -> None:
+    rows = world.unknown(fused.target)
+    assert {"fusion", "calibration", "test", "train"} == {
+        role for role in ("fusion", "calibration", "test", "train") if len(np.intersect1d(rows, world.split.rows(role)))
+    }
+
+    def change(name: str, array: Any) -> Any:
+        array[rows] = array[rows][:, ::-1] if name.endswith(("kind", "grade")) else 1 - 0.5 * array[rows]
+        return array
+
+    other = retold(change)
+    assert not np.array_equal(other.bank.values(fused.target)[0, rows], world.bank.values(fused.target)[0, rows])
+    again, reused = fuse(other, wanted)
+    assert not reused
+    same(fused, again)
+
+
+def test_what_members_say_of_a_row_that_counts_changes_every_fitted_rule(
+    world: Any, retold: Callable[..., Any], rules_of: Callable[..., list[Component]]
+) -> None:
+    """Else the test above would hold for a fusion that learns nothing."""
+    row = world.rows("size", "fusion")[:1]
+
+    def change(name: str, array: Any) -> Any:
+        array[row] += 3 if name in ("values-size", "features") else 0
+        return array
+
+    wanted = spec("size", rules_of("regression", "weights", "stacking", "gate", "dynamic", "features"))
+    before, after = fuse(world, wanted)[0], fuse(retold(change), wanted)[0]
+    for ours, theirs in zip(before.candidates, after.candidates, strict=True):
+        pairs = [(t, theirs.combiner.tensors()[name]) for name, t in ours.combiner.tensors().items()]
+        assert not all(torch.equal(a, b) for a, b in pairs), ours.name
+    assert before.members[0].number == after.members[0].number  # a member alone is calibrated on calibration rows
+
+
+@pytest.mark.parametrize("target", KINDS)
 def test_without_calibration_every_number_is_one(world: Any, target: str) -> None:
-    fused, _ = fuse(world, spec(target, rules=rules("mean", "stacking"), calibrated=False))
+    fused, _ = fuse(world, spec(target, rules("mean", "stacking"), calibrated=False))
     assert [c.number for c in (*fused.candidates, *fused.members)] == [1.0] * 5
+
+
+@pytest.mark.parametrize("target", KINDS)
+def test_without_any_calibration_row_that_has_the_target_every_number_is_one(
+    world: Any, rules_of: Callable[..., list[Component]], target: str, tmp_path: Any
+) -> None:
+    values = np.asarray(world.dataset.targets[target]).copy()
+    values[world.split.rows("calibration")] = -1 if values.dtype.kind == "i" else np.nan
+    dataset = replace(world.dataset, targets={**world.dataset.targets, target: values})
+    fused, _ = fuse(world, spec(target, rules_of(KINDS[target])), dataset=dataset, store=Store(tmp_path / "store"))
+    assert {c.number for c in (*fused.candidates, *fused.members)} == {1.0}
 
 
 @pytest.mark.parametrize(
@@ -95,42 +197,63 @@ def test_without_calibration_every_number_is_one(world: Any, target: str) -> Non
     ids=str,
 )
 def test_another_specification_is_another_fusion(world: Any, change: dict[str, Any]) -> None:
-    base = spec("kind", rules=rules("mean", "greedy"))
+    base = spec("kind", rules("mean", "greedy"))
     assert fuse(world, replace(base, **change))[0].key != fuse(world, base)[0].key
 
 
 def test_other_units_are_another_fusion(world: Any) -> None:
-    base = spec("kind", rules=rules("mean"))
+    base = spec("kind", rules("mean"))
     assert fuse(world, base, units=world.units // 2)[0].key != fuse(world, base)[0].key
 
 
-def test_it_learns_from_finite_training_and_fusion_rows_and_no_fold_parts_a_unit(world: Any) -> None:
+@pytest.mark.parametrize("target", KINDS)
+def test_it_learns_from_finite_rows_that_have_the_target_and_no_fold_parts_a_unit(world: Any, target: str) -> None:
     units = world.units // 2
-    pool = learnable(world.bank, world.dataset, world.split, spec("kind"), units)
-    rows = world.split.rows("fusion")  # the third member judges no training row
+    pool = learnable(world.bank, world.dataset, world.split, spec(target, rules("mean")), units)
+    rows = world.rows(target, "fusion")  # the third member judges no training row
+    assert len(rows) < len(world.split.rows("fusion"))
     assert pool.unit.tolist() == units[rows].tolist()
     assert pool.held_out.all()
-    assert pool.target.tolist() == world.truth("kind", "fusion").tolist()
+    np.testing.assert_array_equal(pool.target.numpy(), world.truth(target, "fusion"))
     assert set(pool.fold) == {0, 1, 2}
     for unit in np.unique(pool.unit):
         assert len(set(pool.fold[pool.unit == unit])) == 1
 
 
-def test_features_are_looked_at_only_for_rules_that_use_them(world: Any) -> None:
-    without = learnable(world.bank, world.dataset, world.split, spec("kind", rules=rules("mean")), world.units)
-    within = learnable(world.bank, world.dataset, world.split, spec("kind"), world.units)
-    assert without.outputs.features is None
-    assert within.outputs.features is not None
+def test_features_and_inputs_are_looked_at_only_for_rules_that_use_them(
+    world: Any, rules_of: Callable[..., list[Component]]
+) -> None:
+    def pool(fused_by: list[Component]) -> Any:
+        return learnable(world.bank, world.dataset, world.split, spec("kind", fused_by), world.units).outputs
+
+    bare = pool(rules("mean", "greedy"))
+    assert bare.features is bare.inputs is None
+    on_features = pool(rules_of("classification", "features"))
+    assert on_features.inputs is None
+    assert on_features.features.shape[1] == sum(on_features.widths)
+    on_inputs = pool(rules_of("classification", "stacking", otherwise=True))
+    assert on_inputs.features is None
+    assert on_inputs.inputs.isfinite().all()
 
 
-def test_the_bank_is_left_as_it_is(world: Any) -> None:
+def test_a_rule_is_fitted_to_the_same_whatever_the_others_look_at(world: Any, rules_of: Callable[..., list[Component]]) -> None:
+    """Features narrow the rows that rules are compared on, and no more."""
+    alone = fuse(world, spec("size", rules_of("regression", "weights", "stacking")))[0]
+    among = fuse(world, spec("size", rules_of("regression")))[0]
+    for candidate in alone.candidates:
+        other = next(c for c in among.candidates if c.name == candidate.name)
+        assert other.number == candidate.number
+        assert all(torch.equal(t, other.combiner.tensors()[name]) for name, t in candidate.combiner.tensors().items())
+
+
+def test_the_bank_is_left_as_it_is(world: Any, rules_of: Callable[..., list[Component]]) -> None:
     files = sorted(world.bank.folder.iterdir())
     before = [file.read_bytes() for file in files]
-    fuse(world, spec("kind", rules=rules("mean", "weights", "vote"), seed=7))
+    fuse(world, spec("kind", rules_of("classification"), seed=7))
     assert [file.read_bytes() for file in files] == before
 
 
 def test_a_rule_without_any_tensor_is_kept_too(world: Any) -> None:
-    fused, _ = fuse(world, spec("kind", rules=rules("vote")))
+    fused, _ = fuse(world, spec("kind", rules("vote")))
     assert fused.winner.name == "vote"
     assert fused.winner.combiner.tensors() == {}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from fuseline.component import Component, complete
 from fuseline.errors import RecipeError
-from fuseline.fusion.combine import Outputs
-from fuseline.fusion.rules import CLASSIFICATION_ONLY, FUSIONS, rules_for
+from fuseline.fusion.combiners import COMBINERS, combiner_name
+from fuseline.fusion.rules import FUSIONS, UNFIT, needs, rules_for
 from fuseline.recipe import Recipe
+
+KINDS = ["classification", "ordinal", "multilabel", "regression", "quantile"]
+FITTING = [(name, kind) for kind in KINDS for name in FUSIONS if kind not in UNFIT.get(name, ())]
+EXTRAS = {"multilabel": {"columns": ["u", "v"]}}
 
 
 def recipe(rules=None, own=None, kind="classification"):
@@ -18,7 +21,7 @@ def recipe(rules=None, own=None, kind="classification"):
         {
             "name": "toy",
             "data": {"source": "toy"},
-            "targets": {"t": {"kind": kind, **({} if own is None else {"fusion": own})}},
+            "targets": {"t": {"kind": kind, **EXTRAS.get(kind, {}), **({} if own is None else {"fusion": own})}},
             "members": [{"name": "m", "architecture": "mlp"}],
             **({} if rules is None else {"fusion": {"rules": rules}}),
         }
@@ -29,70 +32,123 @@ def names(rules):
     return [rule.name for rule in rules]
 
 
-def classes_said(seed=0, members=3, rows=60):
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 3, rows)
-    logits = rng.normal(size=(members, rows, 3)) + rng.uniform(0.5, 2, (members, 1, 1)) * np.eye(3)[y]
-    features = torch.from_numpy(rng.normal(size=(rows, 2 * members)))
-    return Outputs(torch.from_numpy(logits).softmax(2), None, features), torch.from_numpy(y)
+def fitted(name, outputs, y, **settings):
+    rule = complete(Component(name=name, settings=settings), FUSIONS, "fusion.rules.0")
+    return FUSIONS[name](outputs, y, torch.Generator().manual_seed(0), **rule.settings)
 
 
-def values_said(seed=0, members=3, rows=60):
-    rng = np.random.default_rng(seed)
-    y = rng.normal(size=rows)
-    values = torch.from_numpy(y + rng.normal(size=(members, rows)))[:, :, None]
-    features = torch.from_numpy(rng.normal(size=(rows, 2 * members)))
-    return Outputs(values, torch.ones_like(values), features), torch.from_numpy(y)
+@pytest.mark.parametrize("otherwise", [False, True], ids=["by default", "otherwise"])
+@pytest.mark.parametrize(("name", "kind"), FITTING)
+def test_every_rule_fuses_every_kind_that_it_fits(said_of, rules_of, name, kind, otherwise):
+    outputs, y = said_of(kind, unknown=0.2 if kind == "multilabel" else 0)
+    if kind == "multilabel":
+        known = ~y.isnan().all(1)
+        outputs, y = outputs.rows(known), y[known]
+    (rule,) = rules_of(kind, name, otherwise=otherwise)
+    fused = fitted(name, outputs, y, **rule.settings)(outputs)
+    assert fused.task == outputs.task
+    assert fused.values.shape == outputs.values.shape[1:]
+    assert fused.values.dtype == torch.float64
+    assert fused.values.isfinite().all()
+    if kind == "regression":
+        assert (fused.variances > 0).all()
+    else:
+        assert fused.variances is None
+    if outputs.exclusive:
+        assert torch.allclose(fused.values.sum(1), torch.ones(len(y)).double())
+    if kind == "quantile":
+        assert (fused.values.diff(dim=1) >= 0).all()
+    elif kind != "regression":
+        assert ((fused.values >= 0) & (fused.values <= 1)).all()
 
 
-@pytest.mark.parametrize("name", FUSIONS)
-def test_every_rule_can_be_named_without_settings(name):
-    rule = complete(Component(name=name), FUSIONS, "fusion.rules.0")
-    assert rule.name == name
-    outputs, y = classes_said()
-    fused = FUSIONS[name](outputs, y, torch.Generator().manual_seed(0), **rule.settings)(outputs)
-    assert torch.allclose(fused.values.sum(1), torch.ones(60).double())
-    assert fused.variances is None
-
-
-@pytest.mark.parametrize("name", [name for name in FUSIONS if name not in CLASSIFICATION_ONLY])
-def test_every_other_rule_fuses_values_with_variances(name):
-    outputs, y = values_said()
-    fused = FUSIONS[name](outputs, y, torch.Generator().manual_seed(0))(outputs)
-    assert fused.values.shape == fused.variances.shape == (60, 1)
-    assert torch.isfinite(fused.values).all()
-    assert (fused.variances > 0).all()
+@pytest.mark.parametrize(("name", "kind"), FITTING)
+def test_what_a_rule_is_fitted_to_is_one_of_the_combiners_and_made_of_its_tensors(said_of, rules_of, name, kind):
+    outputs, y = said_of(kind)
+    (rule,) = rules_of(kind, name)
+    combiner = fitted(name, outputs, y, **rule.settings)
+    again = COMBINERS[combiner_name(combiner)]({part: tensor.clone() for part, tensor in combiner.tensors().items()})
+    assert torch.equal(again(outputs).values, combiner(outputs).values)
+    weights = combiner.mixing()
+    if weights is not None:
+        torch.testing.assert_close(combiner(outputs).values, torch.einsum("m,mbc->bc", weights, outputs.values))
+        assert float(weights.sum()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        *[(name, classes_said) for name in FUSIONS if name != "features"],
-        *[(name, values_said) for name in ("mean", "weights", "greedy", "stacking")],
-    ],
+    ("name", "kind"),
+    [(n, k) for n, k in FITTING if n in ("mean", "trimmed", "vote", "product", "weights", "greedy", "stacking", "dynamic")],
 )
-def test_the_order_of_members_changes_nothing(name, said):
-    outputs, y = said()
+def test_the_order_of_members_changes_nothing(said_of, name, kind):
+    outputs, y = said_of(kind)
     order = [2, 0, 1]
-    permuted = Outputs(outputs.values[order], None if outputs.variances is None else outputs.variances[order])
-    before, after = (FUSIONS[name](o, y, torch.Generator())(o).values for o in (outputs, permuted))
+    permuted = outputs._replace(
+        values=outputs.values[order],
+        variances=None if outputs.variances is None else outputs.variances[order],
+        costs=outputs.costs[order],
+    )
+    before, after = (fitted(name, o, y)(o).values for o in (outputs, permuted))
     assert torch.allclose(before, after, rtol=0, atol=2e-3 if name == "stacking" else 1e-6)
+
+
+@pytest.mark.parametrize("otherwise", [False, True], ids=["by default", "otherwise"])
+@pytest.mark.parametrize(("name", "kind"), FITTING)
+def test_a_rule_looks_at_nothing_that_it_does_not_need(said_of, rules_of, name, kind, otherwise):
+    """What :func:`needs` does not name may be missing, while it is fitted and when it serves."""
+    (rule,) = rules_of(kind, name, otherwise=otherwise)
+    needed = needs([rule])
+    assert needed <= {"features", "inputs"}
+    outputs, y = said_of(kind)
+    bare = outputs._replace(**{part: None for part in ("features", "inputs") if part not in needed})
+    full, sparse = (fitted(name, o, y, **rule.settings)(o).values for o in (outputs, bare))
+    assert torch.equal(full, sparse)
+    for part in needed:
+        with pytest.raises(AssertionError):
+            fitted(name, outputs._replace(**{part: None}), y, **rule.settings)
+
+
+@pytest.mark.parametrize(
+    ("rules", "found"),
+    [
+        (["mean", "greedy", "stacking"], set()),
+        (["features"], {"features"}),
+        (["gate"], {"features"}),
+        (["dynamic"], {"features"}),
+        ([{"gate": {"sees": "outputs"}}, {"dynamic": {"sees": "inputs"}}], {"inputs"}),
+        ([{"stacking": {"passthrough": True}}], {"inputs"}),
+        ([{"stacking": {"passthrough": True}}, "features"], {"inputs", "features"}),
+    ],
+    ids=str,
+)
+def test_the_settings_say_what_rules_need(rules, found):
+    assert needs(rules_for(recipe(rules), "t")) == found
 
 
 def test_defaults_are_filled_in():
     assert rules_for(recipe(["greedy", "stacking"]), "t") == [
-        Component(name="greedy", settings={"steps": 25}),
-        Component(name="stacking", settings={"l2": 10.0}),
+        Component(name="greedy", settings={"steps": 25, "bags": 1, "fraction": 0.5}),
+        Component(name="stacking", settings={"l2": 10.0, "passthrough": False}),
     ]
 
 
 def test_rules_stand_from_the_simplest_to_the_most_flexible():
     assert names(rules_for(recipe(list(FUSIONS)[::-1]), "t")) == list(FUSIONS)
-    assert next(iter(FUSIONS)) == "mean"
+    order = [name for name in FUSIONS if name in ("mean", "weights", "stacking", "features")]
+    assert order == ["mean", "weights", "stacking", "features"]
+    assert list(FUSIONS)[-1] == "features"
 
 
-def test_common_rules_that_do_not_fit_a_regression_are_left_out():
-    assert names(rules_for(recipe(["mean", "vote", "weights"], kind="regression"), "t")) == ["mean", "weights"]
+@pytest.mark.parametrize("kind", KINDS)
+def test_common_rules_that_do_not_fit_a_kind_are_left_out(kind):
+    found = names(rules_for(recipe(list(FUSIONS), kind=kind), "t"))
+    unfit = {"regression": {"vote"}, "quantile": {"vote", "product"}}.get(kind, set())
+    assert found == [name for name in FUSIONS if name not in unfit]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_method_that_does_not_fit_a_kind_is_left_out_too(kind):
+    found = names(rules_for(recipe(["mean", {"dynamic": {"method": "knora_e"}}], kind=kind), "t"))
+    assert found == (["mean"] if kind in ("regression", "quantile") else ["mean", "dynamic"])
 
 
 def test_a_targets_own_rules_come_before_the_common_ones():
@@ -103,7 +159,12 @@ def test_a_targets_own_rules_come_before_the_common_ones():
     ("build", "words"),
     [
         (lambda: recipe(own=["mean", "vote"], kind="regression"), ["targets.t.fusion", "'vote'", "regression"]),
+        (lambda: recipe(own=["product"], kind="quantile"), ["targets.t.fusion", "'product'", "quantile"]),
+        (lambda: recipe(own=[{"dynamic": {"method": "knora_e"}}], kind="quantile"), ["targets.t.fusion", "'dynamic'"]),
         (lambda: recipe(["vote"], kind="regression"), ["fusion.rules", "mean"]),
+        (lambda: recipe(["vote", "product"], kind="quantile"), ["fusion.rules", "mean"]),
+        (lambda: recipe([{"gate": {"sees": "everything"}}]), ["fusion.rules.0.gate.sees", "'everything'"]),
+        (lambda: recipe([{"trimmed": {"cut": 0.6}}]), ["fusion.rules.0.trimmed.cut", "0.6"]),
         (lambda: recipe(["mean", "stackin"]), ["fusion.rules.1", "'stackin'", "did you mean 'stacking'"]),
         (lambda: recipe(own=["mean", {"greedy": {"step": 5}}]), ["targets.t.fusion.1.greedy.step", "not known"]),
         (lambda: recipe([{"greedy": {"steps": 0}}]), ["fusion.rules.0.greedy.steps", "0"]),

@@ -15,7 +15,8 @@ import torch
 from fuseline.bank import Bank, BankedMember, build_bank
 from fuseline.component import Component
 from fuseline.data.schema import Schema, TargetSchema
-from fuseline.fusion.combine import COMBINERS, Combiner
+from fuseline.fusion.combine import Combiner
+from fuseline.fusion.combiners import COMBINERS
 from fuseline.fusion.fuse import FusedTarget, fuse_target
 from fuseline.models.network import Network, NetworkSpec, Replicated
 from fuseline.package.ensemble import Ensemble
@@ -26,9 +27,17 @@ from fuseline.store import Store
 from fuseline.training.replica import KIND, train_into
 
 MEMBERS, WIDTH = 3, 4
-TARGETS = {"kind": TargetSchema(kind="classification", classes=["up", "down", "still"]), "size": TargetSchema(kind="regression")}
+TARGETS = {
+    "kind": TargetSchema(kind="classification", classes=["up", "down", "still"]),
+    "grade": TargetSchema(kind="ordinal", classes=[1, 2, 3, 5]),
+    "signs": TargetSchema(kind="multilabel", classes=["u", "v"]),
+    "size": TargetSchema(kind="regression"),
+    "range": TargetSchema(kind="quantile", levels=[0.05, 0.5, 0.95]),
+}
 TABLE = Schema(numeric=["x", "y"], categorical={"color": ["blue", "red"]}, targets=TARGETS)
 PICTURES = Schema(image=(1, 4, 4), image_dtype="uint8", targets=TARGETS)
+INPUTS = 2 * 2 + 4
+"""Of a table row as plain numbers."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,8 @@ class Made:
     def ensemble(self) -> Ensemble:
         numbers = {name: target.number for name, target in self.description.targets.items()}
         members = [Replicated(replicas) for replicas in self.networks]
-        return Ensemble(self.description.schema_, members, self.combiners, numbers).eval()
+        on_inputs = any(target.on_inputs for target in self.description.targets.values())
+        return Ensemble(self.description.schema_, members, self.combiners, numbers, on_inputs).eval()
 
     def save(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +62,7 @@ class Made:
 
 
 def tensors(kind: str, classes: int, random: torch.Generator) -> dict[str, torch.Tensor]:
-    """What a fitted combiner of a kind holds, for any target of the ensemble."""
+    """What a fitted combiner of a kind holds, for any target of the ensemble; a gate sees the inputs."""
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=random, dtype=torch.float64)
@@ -63,6 +73,27 @@ def tensors(kind: str, classes: int, random: torch.Generator) -> dict[str, torch
         "vote": {},
         "logistic": {"coefficients": normal(classes, MEMBERS * classes), "intercept": normal(classes)},
         "linear": {"coefficients": normal(MEMBERS), "intercept": normal()},
+        "entrywise": {"coefficients": normal(classes, MEMBERS), "intercept": normal(classes)},
+        "product": {"weights": torch.full((MEMBERS,), 1 / MEMBERS, dtype=torch.float64)},
+        "trimmed": {"cut": torch.tensor(1)},
+        "pruned": {
+            "weights": torch.tensor([0.5, 0.0, 0.5], dtype=torch.float64), "objectives": normal(2, 4),
+            "front": torch.tensor([[True, False, True], [False, True, False]]),
+        },
+        "gate": {
+            "sees": torch.tensor(2), "mean": normal(INPUTS), "scale": normal(INPUTS).exp(), "v": normal(MEMBERS, 5),
+            "c": normal(MEMBERS), "w": normal(5, INPUTS), "b": normal(5),
+        },
+        "neighbours": {
+            "sees": torch.tensor(0), "mean": normal(MEMBERS * classes), "scale": normal(MEMBERS * classes).exp(),
+            "method": torch.tensor(3), "count": torch.tensor(2), "rows": normal(9, MEMBERS * classes),
+            "record": normal(9, MEMBERS, 1).exp(),
+        },
+        "attention_head": {
+            "mean": normal(width), "scale": normal(width).exp(), "widths": torch.tensor([2 * WIDTH, WIDTH, WIDTH]),
+            "w1": normal(5, width), "b1": normal(MEMBERS, 5), "v": normal(5, 5), "q": normal(5), "w2": normal(classes, 5),
+            "b2": normal(classes), "center": normal(), "unit": normal().exp(), "activation": torch.tensor(2),
+        },
         "feature_head": {
             "mean": normal(width), "scale": normal(width).exp(), "w1": normal(5, width), "b1": normal(5),
             "w2": normal(classes, 5), "b2": normal(classes), "center": normal(), "unit": normal().exp(),
@@ -76,7 +107,7 @@ def ensemble_of() -> Callable[..., Made]:
     """Three members, the first one with two replicas, random weights, and the combiners asked for."""
 
     def make(kinds: Mapping[str, str] | None = None, number: float = 1.7, pictures: bool = False, seed: int = 0) -> Made:
-        kinds = kinds or {"kind": "mixture", "size": "mixture"}
+        kinds = dict.fromkeys(TARGETS, "mixture") | dict(kinds or {})
         schema = PICTURES if pictures else TABLE
         spec = NetworkSpec(
             architecture=Component(name="mlp", settings={"hidden": [WIDTH]}),
@@ -91,7 +122,9 @@ def ensemble_of() -> Callable[..., Made]:
         description = Description(
             schema_=schema,
             members=[MemberFile(name=f"m{i}", network=spec, replicas=count) for i, count in enumerate(counts)],
-            targets={t: TargetFile(rule="any", combiner=kind, number=number) for t, kind in kinds.items()},
+            targets={
+                t: TargetFile(rule="any", combiner=kind, number=number, on_inputs=kind == "gate") for t, kind in kinds.items()
+            },
             threads=1,
             batch=16,
             provenance={},
@@ -127,15 +160,45 @@ class Gone:
     frame: pd.DataFrame
 
 
+def table() -> pd.DataFrame:
+    """Rows with a target of each kind, some of them missing, and inputs with gaps."""
+    random = np.random.default_rng(1)
+    n = 150
+    x, y = random.normal(size=(2, n))
+    color = random.choice(["red", "green"], n)
+    score = x + (color == "red") + 0.3 * random.normal(size=n)
+    frame = pd.DataFrame(
+        {
+            "x": np.where(random.random(n) < 0.1, np.nan, x),
+            "y": y,
+            "color": pd.Series(color, dtype=object).where(random.random(n) > 0.1, None),
+            "kind": np.where(score > 0.5, "up", "down"),
+            "grade": np.digitize(score, [-0.5, 0.5]) + 1.0,
+            "u": (y + 0.5 * random.normal(size=n) > 0).astype(float),
+            "v": (score > 1).astype(float),
+            "size": 3 * y + random.normal(size=n),
+            "range": 100 + 10 * x + 5 * random.normal(size=n),
+        }
+    )
+    for name in ("grade", "u", "v", "range"):
+        frame.loc[random.random(n) < 0.08, name] = np.nan
+    return frame
+
+
+TASKS: dict[str, dict[str, Any]] = {
+    "kind": {"kind": "classification"},
+    "grade": {"kind": "ordinal", "missing": "mask"},
+    "signs": {"kind": "multilabel", "columns": ["u", "v"], "missing": "mask"},
+    "size": {"kind": "regression", "loss": "gaussian_nll"},
+    "range": {"kind": "quantile", "levels": [0.1, 0.5, 0.9], "missing": "mask"},
+}
+
+
 @pytest.fixture(scope="session")
 def gone_to_fusion(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Gone]:
     """Train tiny members on a table, bank and fuse; whatever is in the store already is reused."""
     root = tmp_path_factory.mktemp("gone")
-    random = np.random.default_rng(1)
-    n = 150
-    x, y = random.normal(size=(2, n))
-    kind = np.where(x + 0.3 * random.normal(size=n) > 0, "up", "down")
-    frame = pd.DataFrame({"x": x, "y": y, "kind": kind, "size": 3 * y + random.normal(size=n)})
+    frame = table()
     frame.to_parquet(root / "table.parquet")
     shape = {"architecture": {"mlp": {"hidden": [4]}}, "epochs": 2, "batch_size": 16, "early_stopping": None}
 
@@ -144,11 +207,12 @@ def gone_to_fusion(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Go
             "name": "table",
             "data": {
                 "source": {"parquet": {"path": str(root / "table.parquet")}},
+                "inputs": ["x", "y", "color"],
                 "split": {"rule": "stratified", "fusion": 0.25, "calibration": 0.15, "test": 0.2},
             },
-            "targets": {"kind": {"kind": "classification"}, "size": {"kind": "regression"}},
+            "targets": TASKS,
             "partition": "full",
-            "members": [{"name": "a", **shape}, {"name": "b", **shape}],
+            "members": [{"name": "a", **shape}, {"name": "b", **shape}, {"name": "c", **shape}],
             "fusion": {"rules": ["mean"]},
             "training": {"device": "cpu"},
             **changes,

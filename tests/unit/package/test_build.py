@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grimp
 import numpy as np
 import pytest
 
 from fuseline.errors import PackageError
 from fuseline.fusion.combine import calibrate
-from fuseline.package.build import build_package, requirements
+from fuseline.fusion.rules import FUSIONS
+from fuseline.models.architectures import ARCHITECTURES
+from fuseline.package.build import REQUIREMENTS, RUNTIME, build_package, requirements
 from fuseline.package.files import load_description, load_ensemble
 from fuseline.package.predict import predict
 from fuseline.store import Store
@@ -30,30 +34,92 @@ def build(gone: Any, **changes: Any) -> tuple[Path, bool]:
     return build_package(given["store"], gone.plan, gone.bank, given["fused"])
 
 
-def test_it_says_of_raw_rows_what_the_bank_and_the_fusion_said(plain: Any) -> None:
-    folder, _ = build(plain)
-    table = predict(load_ensemble(folder), plain.frame[["x", "y"]], 64)
-    rows = plain.plan.split.rows("fusion", "calibration", "test")
-    for part in plain.fused:
-        said = calibrate(part.winner.combiner(plain.bank.outputs(part.target, rows)), part.winner.number)
-        columns = ["kind_proba_down", "kind_proba_up"] if part.target == "kind" else ["size"]
-        np.testing.assert_allclose(table[columns].to_numpy()[rows], said.values.numpy(), atol=1e-6, rtol=1e-6)
-        if said.variances is not None:
-            np.testing.assert_allclose(table["size_uncertainty"].to_numpy()[rows], said.variances[:, 0].numpy(), rtol=1e-5)
+EITHER = {
+    "by default": [
+        *(name for name in FUSIONS if name not in ("gate", "features")), {"gate": {"steps": 10}}, {"features": {"steps": 10}},
+    ],
+    "otherwise": [
+        "mean",
+        {"trimmed": {"cut": 0.4}},
+        {"greedy": {"bags": 3, "steps": 5}},
+        {"stacking": {"passthrough": True}},
+        {"gate": {"sees": "inputs", "steps": 10}},
+        {"dynamic": {"sees": "inputs", "method": "ola"}},
+        {"features": {"merge": "attention", "steps": 10}},
+    ],
+    "by outputs": ["mean", {"gate": {"sees": "outputs", "hidden": 0, "steps": 10}}, {"dynamic": {"sees": "outputs"}}],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=EITHER)
+def compared(request: pytest.FixtureRequest, gone_to_fusion: Callable[..., Any]) -> Any:
+    """Every rule fitted to every kind that it fits."""
+    return gone_to_fusion(fusion={"rules": EITHER[request.param], "folds": 2})
+
+
+def test_whichever_rule_serves_it_says_of_raw_rows_what_the_bank_and_the_fusion_said(compared: Any) -> None:
+    plan, bank = compared.plan, compared.bank
+    rows = plan.split.rows("fusion", "calibration", "test")
+    raw = compared.frame[["x", "y", "color"]]
+    for name in (candidate.name for candidate in compared.fused[0].candidates):
+        fused = [replace(part, chosen=name) if name in {c.name for c in part.candidates} else part for part in compared.fused]
+        folder, _ = build(compared, fused=fused)
+        description, found = load_description(folder), predict(load_ensemble(folder), raw, 64)
+        assert list(found.columns) == plan.dataset.schema.answers
+        for part in fused:
+            assert description.targets[part.target].rule == part.chosen
+            task = plan.dataset.schema.targets[part.target]
+            outputs = bank.outputs(plan.dataset, part.target, rows, part.needs)
+            said = calibrate(part.winner.combiner(outputs), part.winner.number)
+            columns = [c for c, _ in task.answers(part.target) if "_proba_" in c or "_q0" in c] or [part.target]
+            np.testing.assert_allclose(found[columns].to_numpy(float)[rows], said.values.numpy(), atol=2e-6, rtol=2e-5)
+            if said.variances is not None:
+                np.testing.assert_allclose(found["size_uncertainty"].to_numpy()[rows], said.variances[:, 0], rtol=1e-4)
+
+
+def test_only_an_ensemble_that_looks_at_inputs_is_given_them(gone_to_fusion: Callable[..., Any]) -> None:
+    compared = gone_to_fusion(fusion={"rules": EITHER["otherwise"], "folds": 2})
+    found = {}
+    for name in ("mean", "stacking", "gate", "features"):
+        folder, _ = build(compared, fused=[compared.fused[0], *(replace(part, chosen=name) for part in compared.fused[1:])])
+        found[name] = {target: its.on_inputs for target, its in load_description(folder).targets.items()}
+        assert load_ensemble(folder).on_inputs == any(found[name].values())
+    others = ("grade", "signs", "size", "range")
+    assert [found[name]["size"] for name in ("mean", "stacking", "gate", "features")] == [False, True, True, False]
+    assert all(len({found[name][target] for target in others}) == 1 for name in found)
 
 
 def test_its_description_names_members_rules_and_requirements(plain: Any) -> None:
     description = load_description(build(plain)[0])
-    assert [member.name for member in description.members] == ["a", "b"]
-    assert {name: target.rule for name, target in description.targets.items()} == {"kind": "mean", "size": "mean"}
+    assert [member.name for member in description.members] == ["a", "b", "c"]
+    assert {name: target.rule for name, target in description.targets.items()} == dict.fromkeys(plain.plan.recipe.targets, "mean")
     assert description.schema_ == plain.plan.dataset.schema
-    assert description.provenance["requirements"] == requirements()
+    assert description.provenance["requirements"] == requirements(["mlp"])
     assert description.provenance["data"] == plain.plan.dataset.fingerprint
 
 
+def test_what_an_ensemble_runs_is_among_the_code_and_the_requirements_that_are_named() -> None:
+    """By what is imported, from the model file that MLflow loads."""
+    graph = grimp.build_graph("fuseline", include_external_packages=True, cache_dir=None)
+    behind = graph.find_upstream_modules("fuseline.package.pyfunc_model")
+    own = {name.split(".")[1] for name in behind if name.startswith("fuseline.")}
+    assert own <= set(RUNTIME)
+    outside = {name for name in behind if not name.startswith("fuseline")} - set(sys.stdlib_module_names)
+    brought_by = {"scipy": "mlflow", "sklearn": "mlflow", "torchvision": "its own line"}
+    assert {brought_by.get(name, name) for name in outside} <= {*REQUIREMENTS, "its own line"}
+
+
 def test_requirements_are_exact_versions_without_local_parts() -> None:
-    assert all("==" in line and "+" not in line for line in requirements())
-    assert any(line.startswith("torch==") for line in requirements())
+    lines = requirements(["mlp"])
+    assert all("==" in line and "+" not in line for line in lines)
+    assert [line.split("==")[0] for line in lines] == list(REQUIREMENTS)
+    assert any(line.startswith("torch==") for line in lines)
+
+
+def test_torchvision_is_required_by_those_who_borrow_from_it() -> None:
+    borrowed = next(name for name in ARCHITECTURES if ARCHITECTURES.borrowed(name))
+    assert not any(line.startswith("torchvision") for line in requirements(["mlp"]))
+    assert sum(line.startswith("torchvision==") for line in requirements(["mlp", borrowed, borrowed])) == 1
 
 
 @pytest.mark.parametrize(
@@ -85,14 +151,14 @@ def test_which_rules_were_compared_does_not_count(plain: Any, gone_to_fusion: Ca
 
 
 def test_another_rule_number_or_weight_is_another_package(plain: Any, gone_to_fusion: Callable[..., Any]) -> None:
-    compared = gone_to_fusion(fusion={"rules": ["mean", "vote", "weights", "stacking"]}).fused
+    compared = [replace(p, chosen="mean") for p in gone_to_fusion(fusion={"rules": ["mean", "vote", "stacking"]}).fused]
     folders = {build(plain)[0]}
-    folders.add(build(plain, fused=[replace(compared[0], chosen="vote"), compared[1]])[0])
-    folders.add(build(plain, fused=[replace(compared[0], chosen="stacking"), compared[1]])[0])
-    folders.add(build(plain, fused=[compared[0], replace(compared[1], chosen="stacking")])[0])
+    folders.add(build(plain, fused=[replace(compared[0], chosen="vote"), *compared[1:]])[0])
+    for i, part in enumerate(compared):
+        folders.add(build(plain, fused=[*compared[:i], replace(part, chosen="stacking"), *compared[i + 1 :]])[0])
     uncalibrated = gone_to_fusion(calibration={"method": "none"}).fused
     folders.add(build(plain, fused=uncalibrated)[0])
-    assert len(folders) == 5
+    assert len(folders) == 8
 
 
 def test_other_members_are_another_package(plain: Any, gone_to_fusion: Callable[..., Any]) -> None:

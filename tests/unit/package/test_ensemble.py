@@ -9,12 +9,18 @@ import pandas as pd
 import pytest
 import torch
 
-from fuseline.evaluation.uncertainty import decompose, entropy
+from fuseline.evaluation.uncertainty import decompose, entropy, label_entropy
 from fuseline.fusion.combine import Outputs, calibrate
+from fuseline.fusion.inputs import plain
 
-CLASSES = ["mixture", "vote", "logistic", "feature_head"]
-VALUES = ["mixture", "linear", "feature_head"]
-EVERY = [*({"kind": kind, "size": "mixture"} for kind in CLASSES), *({"kind": "mixture", "size": kind} for kind in VALUES[1:])]
+FITTING = {
+    "kind": ["mixture", "vote", "logistic", "product", "trimmed", "feature_head", "attention_head", "gate"],
+    "grade": ["vote", "logistic", "product", "trimmed", "feature_head", "attention_head", "gate"],
+    "signs": ["vote", "entrywise", "product", "trimmed", "feature_head", "attention_head", "gate"],
+    "size": ["linear", "product", "trimmed", "feature_head", "attention_head", "gate", "neighbours"],
+    "range": ["entrywise", "trimmed", "feature_head", "attention_head", "gate", "neighbours"],
+}
+EVERY = [{target: kind} for target, kinds in FITTING.items() for kind in kinds]
 
 
 def batch(made: Any, raw: pd.DataFrame) -> dict[str, torch.Tensor]:
@@ -23,11 +29,15 @@ def batch(made: Any, raw: pd.DataFrame) -> dict[str, torch.Tensor]:
 
 def outputs(made: Any, raw: pd.DataFrame, target: str) -> Outputs:
     """What the members say, put together by hand."""
-    said = [member(batch(made, raw)) for member in made.ensemble.members]
+    given = batch(made, raw)
+    said = [member(given) for member in made.ensemble.members]
     return Outputs(
         torch.stack([values[target].double() for values, _, _ in said]),
         torch.stack([variances[target].double() for _, variances, _ in said]) if target == "size" else None,
         torch.cat([features.double() for _, _, features in said], 1),
+        plain(made.description.schema_, given),
+        made.description.schema_.targets[target],
+        tuple(features.shape[1] for _, _, features in said),
     )
 
 
@@ -38,25 +48,44 @@ def test_it_says_what_the_calibrated_combiner_says_of_its_members(
 ) -> None:
     made = ensemble_of(kinds)
     answers = made.ensemble(batch(made, raw))
-    assert list(answers) == ["kind", "size"]
+    assert list(answers) == ["kind", "grade", "signs", "size", "range"]
     for target, answer in answers.items():
         fused = calibrate(made.combiners[target](outputs(made, raw, target)), 1.7)
         torch.testing.assert_close(answer.values, fused.values)
-        total = entropy(fused.values) if fused.variances is None else fused.variances[:, 0]
-        torch.testing.assert_close(answer.uncertainty, total)
+        values, variances, _ = fused
+        if target in ("kind", "grade"):
+            torch.testing.assert_close(answer.uncertainty, entropy(values))
+        elif target == "signs":
+            torch.testing.assert_close(answer.uncertainty, label_entropy(values))
+        elif target == "size":
+            torch.testing.assert_close(answer.uncertainty, variances[:, 0])
         assert {part.dtype for part in answer} == {torch.float64}
 
 
-@pytest.mark.parametrize("number", [0.05, 1.0, 8.0])
-@pytest.mark.parametrize("kinds", EVERY, ids=str)
+@pytest.mark.parametrize(("kinds", "number"), [*((kinds, 1.0) for kinds in EVERY), *(({}, n) for n in (0.05, 8.0))], ids=str)
 @torch.inference_mode()
 def test_the_epistemic_part_is_between_nothing_and_the_total(
     ensemble_of: Callable[..., Any], raw: pd.DataFrame, kinds: dict[str, str], number: float
 ) -> None:
     made = ensemble_of(kinds, number)
-    for answer in made.ensemble(batch(made, raw)).values():
+    for target, answer in made.ensemble(batch(made, raw)).items():
         assert (answer.epistemic >= 0).all()
-        assert (answer.epistemic <= answer.uncertainty).all()
+        assert (answer.epistemic <= answer.uncertainty).all(), target
+
+
+@pytest.mark.parametrize("kinds", [kinds for kinds in EVERY if {"size", "range"} & kinds.keys()], ids=str)
+@torch.inference_mode()
+def test_members_far_at_odds_leave_the_epistemic_part_within_the_total(
+    ensemble_of: Callable[..., Any], raw: pd.DataFrame, kinds: dict[str, str]
+) -> None:
+    """Members that are sure and say values far apart: a rule that is no even mixture may be surer than they are at odds."""
+    made = ensemble_of(kinds, 1.0)
+    (target,) = kinds
+    for m, replicas in enumerate(made.networks):
+        for network in replicas:
+            network.head(target).center.fill_(100.0 * m)
+    answer = made.ensemble(batch(made, raw))[target]
+    assert (answer.epistemic <= answer.uncertainty).all()
 
 
 @torch.inference_mode()

@@ -14,14 +14,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fuseline.errors import PackageError
+from fuseline.fusion.combiners import COMBINERS
 from fuseline.package.files import DESCRIPTION, FORMAT, WEIGHTS, load_description, load_ensemble
 from fuseline.package.predict import predict
 
+TARGETS = ["kind", "grade", "signs", "size", "range"]
 KINDS = [
-    {"kind": "mixture", "size": "mixture"},
-    {"kind": "vote", "size": "linear"},
-    {"kind": "logistic", "size": "feature_head"},
-    {"kind": "feature_head", "size": "mixture"},
+    *({"kind": kind, "grade": kind} for kind in ("logistic", "vote")),
+    {"size": "linear", "signs": "entrywise", "range": "entrywise"},
+    {"kind": "product", "signs": "product", "size": "product"},
+    {"size": "neighbours", "range": "neighbours", "kind": "pruned"},
+    *(dict.fromkeys(TARGETS, kind) for kind in ("mixture", "trimmed", "gate", "feature_head", "attention_head")),
 ]
 
 
@@ -31,6 +34,8 @@ def test_what_is_loaded_answers_as_what_was_saved(
 ) -> None:
     made = ensemble_of(kinds)
     loaded = load_ensemble(made.save(tmp_path))
+    assert [type(combiner) for combiner in loaded.combiners] == [type(combiner) for combiner in made.combiners.values()]
+    assert loaded.on_inputs == ("gate" in kinds.values())
     pd.testing.assert_frame_equal(predict(loaded, raw, 16), predict(made.ensemble, raw, 16), check_exact=True)
 
 
@@ -89,7 +94,11 @@ def test_weights_that_lack_a_tensor_are_refused(ensemble_of: Callable[..., Any],
 
 
 def test_a_later_format_is_named_whatever_else_it_holds(tmp_path: Path) -> None:
-    later = {"format": 2, "schema_": {"targets": {}}, "members": [], "targets": {}, "new": 1}
+    later = {"format": FORMAT + 1, "schema_": {"targets": {}}, "members": [], "targets": {}, "new": 1}
     (tmp_path / "ensemble.json").write_text(json.dumps(later), encoding="utf-8")
-    with pytest.raises(PackageError, match="format 2 of ensemble"):
+    with pytest.raises(PackageError, match=f"format {FORMAT + 1} of ensemble"):
         load_description(tmp_path)
+
+
+def test_every_combiner_is_saved_and_loaded_somewhere() -> None:
+    assert {kind for kinds in KINDS for kind in kinds.values()} >= set(COMBINERS)

@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fuseline.report.plots import FEW, confusion, diversity, draw_all, leaderboard, learning_curves
+from fuseline.data.schema import Schema, TargetSchema
+from fuseline.evaluation.metrics import LOWER_IS_BETTER
+from fuseline.evaluation.report import GAINS
+from fuseline.partition import Share
+from fuseline.report.plots import FEW, confusion, diversity, draw_all, draw_partition, leaderboard, learning_curves
+from fuseline.terms import EXCLUSIVE, Kind
 from fuseline.training.train import Epoch
 
 
@@ -18,8 +23,8 @@ def score(value: float, low: float | None = None, high: float | None = None) -> 
     return {"value": value, "low": value - 0.1 if low is None else low, "high": value + 0.1 if high is None else high}
 
 
-def part(kind: str = "classification", members: int = 3, classes: list[Any] | None = None, **changes: Any) -> dict[str, Any]:
-    metric = {"classification": "log_loss", "regression": "rmse"}[kind]
+def part(kind: Kind = "classification", members: int = 3, classes: list[Any] | None = None, **changes: Any) -> dict[str, Any]:
+    metric = GAINS[kind][0]
     table = np.random.default_rng(0).random((members, members)).tolist()
     made: dict[str, Any] = {
         "kind": kind,
@@ -28,7 +33,7 @@ def part(kind: str = "classification", members: int = 3, classes: list[Any] | No
         "candidates": [{"name": name, "metrics": {metric: score(0.4)}} for name in ("mean", "weights")],
         "diversity": {"pairs": {"disagreement": table, "correlation": table}},
     }
-    if kind == "classification":
+    if kind in EXCLUSIVE:
         made["classes"] = ["a", "b", "c"] if classes is None else classes
         count = len(made["classes"])
         made["confusion"] = np.random.default_rng(1).integers(0, 9, (count, count)).tolist()
@@ -50,17 +55,41 @@ def pixels(file: Path) -> tuple[int, int]:
 CURVES = {"m0": [curve(1.0, 0.5), curve(1.1, 0.6, 0.4)], "m1": [curve(0.9, 0.8, holdout=False)]}
 
 
+KINDS: list[Kind] = ["classification", "ordinal", "multilabel", "regression", "quantile"]
+
+
 def test_every_picture_is_written_and_is_no_trifle(tmp_path: Path) -> None:
-    draw_all({"targets": {"kind": part(), "size": part("regression")}}, CURVES, tmp_path)
+    draw_all({"targets": {kind: part(kind) for kind in KINDS}}, CURVES, tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {
         "learning_curves.png",
-        *(f"{what}-kind.png" for what in ("leaderboard", "diversity", "confusion", "reliability")),
-        *(f"{what}-size.png" for what in ("leaderboard", "diversity")),
+        *(f"{what}-{kind}.png" for what in ("leaderboard", "diversity") for kind in KINDS),
+        *(f"{what}-{kind}.png" for what in ("confusion", "reliability") for kind in ("classification", "ordinal")),
     }
     for file in tmp_path.iterdir():
         width, height = pixels(file)
         assert min(width, height) > 200, file.name
         assert file.stat().st_size > 2000, file.name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_leaderboard_stands_on_a_loss(kind: Kind) -> None:
+    axes = leaderboard("t", part(kind)).axes[0]
+    metric = GAINS[kind][0]
+    assert metric in LOWER_IS_BETTER
+    assert axes.get_xlabel() == f"{metric} on the test rows (lower is better)"
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["weights", "mean", "m2", "m1", "m0"]
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_partition_is_drawn_for_targets_with_classes_and_for_inputs_if_some_are_hidden(tmp_path: Path, hidden: bool) -> None:
+    targets = {"kind": TargetSchema(kind="ordinal", classes=["low", "high"]), "size": TargetSchema(kind="regression")}
+    schema = Schema(numeric=["x", "y"], targets=targets)
+    view = np.array([True, False]) if hidden else np.empty(0, bool)
+    shares = {"m0": [Share(np.arange(3), view=view)], "m1": [Share(np.arange(2))]}
+    draw_partition({"coverage": {"kind": [[1, 2], [2, 0]]}}, shares, schema, tmp_path)
+    drawn = {"partition-kind.png", "partition-inputs.png"} if hidden else {"partition-kind.png"}
+    assert {file.name for file in tmp_path.iterdir()} == drawn
+    assert all(min(pixels(file)) > 200 for file in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("label", ["$1", "a$b$c", "$\\frac$"])

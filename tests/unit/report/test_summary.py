@@ -33,6 +33,11 @@ REPORT = {
             "members": [entry("a", rmse=3.0, r2=math.nan), entry("b", rmse=2.0, r2=0.5)],
             "candidates": [entry("mean", rmse=1.5, r2=0.75)],
         },
+        "range": {
+            "chosen": "mean",
+            "members": [entry("a", pinball=0.4, coverage=0.7), entry("b", pinball=0.3, coverage=0.95)],
+            "candidates": [entry("mean", pinball=0.2, coverage=0.9)],
+        },
     }
 }
 
@@ -54,11 +59,14 @@ def test_a_summary_has_every_part_and_is_json() -> None:
 
 
 def test_a_rule_unfit_for_a_target_is_absent_there() -> None:
-    assert {c["rule"]: list(c["metrics"]) for c in candidate_entries(REPORT)} == {"mean": ["kind", "size"], "vote": ["kind"]}
+    assert {c["rule"]: list(c["metrics"]) for c in candidate_entries(REPORT)} == {
+        "mean": ["kind", "size", "range"],
+        "vote": ["kind"],
+    }
 
 
 def test_the_chosen_rule_is_named_and_found() -> None:
-    assert best(REPORT) == {"kind": "vote", "size": "mean"}
+    assert best(REPORT) == {"kind": "vote", "size": "mean", "range": "mean"}
     assert winner(REPORT, "kind")["metrics"]["accuracy"]["value"] == 0.9
 
 
@@ -70,6 +78,8 @@ def test_the_chosen_rule_is_named_and_found() -> None:
         ({"kind": {"accuracy": 0.91}}, 1),
         ({"kind": {"log_loss": 0.45}}, 0),
         ({"kind": {"log_loss": 0.44}}, 1),  # lower is better
+        ({"range": {"pinball": 0.2, "coverage": 0.9}}, 0),  # of a coverage the least that will do
+        ({"range": {"pinball": 0.1, "coverage": 0.91}}, 2),
         ({"kind": {"log_loss": 0.44}, "size": {"r2": 0.8, "rmse": 1.0}}, 3),
     ],
 )

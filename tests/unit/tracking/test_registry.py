@@ -118,6 +118,21 @@ def test_a_signature_takes_anything_in_a_column_and_says_what_is_answered() -> N
     assert set(kinds.values()) == {"double"}
 
 
+def test_a_signature_has_the_columns_of_every_kind() -> None:
+    targets = {
+        "grade": TargetSchema(kind="ordinal", classes=[1, 2, 5]),
+        "signs": TargetSchema(kind="multilabel", classes=["u", "v"]),
+        "range": TargetSchema(kind="quantile", levels=[0.05, 0.5]),
+    }
+    signed = {column.name: column.type.name for column in signature(Schema(numeric=["x"], targets=targets)).outputs}
+    doubles = ["grade_proba_1", "grade_proba_2", "grade_proba_5", "signs_proba_u", "signs_proba_v"]
+    doubles += [f"{target}_{what}" for target in targets for what in ("uncertainty", "epistemic")]
+    doubles += ["range", "range_q0.05", "range_q0.5"]
+    expected = {"grade": "long", "signs_u": "boolean", "signs_v": "boolean"} | dict.fromkeys(doubles, "double")
+    assert signed == expected
+    assert list(signed) == Schema(numeric=["x"], targets=targets).answers
+
+
 @pytest.mark.parametrize(("classes", "kind"), [([0, 1], "long"), ([False, True], "boolean"), (["a", "b"], "string")])
 def test_a_class_is_answered_by_its_own_type(classes: list[Any], kind: str) -> None:
     schema = Schema(numeric=["x"], targets={"t": TargetSchema(kind="classification", classes=classes)})
