@@ -16,6 +16,7 @@ from fuseline.data.schema import Schema
 from fuseline.errors import RecipeError
 from fuseline.family import Family
 from fuseline.models.bounds import Dropout, Width
+from fuseline.models.graph import graph
 from fuseline.models.plugins import adapt
 from fuseline.models.preprocessing import Batch
 from fuseline.models.resnet import resnet
@@ -69,7 +70,7 @@ def _torchvision() -> dict[str, Callable[..., nn.Module]]:
 
 
 ARCHITECTURES = Family(
-    {"mlp": mlp, "ft_transformer": ft_transformer, "tabm": tabm, "cnn": cnn, "resnet": resnet},
+    {"mlp": mlp, "ft_transformer": ft_transformer, "tabm": tabm, "graph": graph, "cnn": cnn, "resnet": resnet},
     "fuseline.architectures",
     adapt,
     _torchvision,
