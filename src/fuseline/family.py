@@ -8,7 +8,10 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from fuseline.errors import RecipeError
 
 Function = Callable[..., Any]
 
@@ -38,7 +41,7 @@ class Family(Mapping[str, Function]):
         if name in self.own:
             return self.own[name]
         if name in (found := installed(self.group)):
-            return self.adapt(found[name].load())
+            return self.adapt(_loaded(found[name]))
         return self.more()[name]
 
     def __contains__(self, name: object) -> bool:
@@ -72,17 +75,28 @@ def installed(group: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=group)}
 
 
+def _loaded(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        package = "an installed package" if point.dist is None else point.dist.name
+        raise RecipeError(f"{point.name!r} of {package} can't be loaded ({point.value}): {error}; mend that package.") from None
+
+
 @cache
 def _version(group: str, name: str) -> str:
     point = installed(group)[name]
     digest = hashlib.sha256()
     module = import_module(point.module.split(".")[0])
-    for file in sorted(_sources(module)):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    for name, file in sorted(_sources(module).items()):
+        digest.update(name.encode() + b"\0" + file.read_bytes() + b"\0")
     release = "" if point.dist is None else f"{point.dist.name}=={point.dist.version}"
     return f"{release} {digest.hexdigest()[:16]}"
 
 
-def _sources(module: Any) -> list[Path]:
-    file = Path(module.__file__)
-    return list(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+def _sources(module: ModuleType) -> dict[str, Path]:
+    """The source files of a package, by their names inside it, or of a single module."""
+    folders = [Path(folder) for folder in getattr(module, "__path__", [])]
+    if not folders:
+        return {module.__name__: Path(str(module.__file__))}
+    return {str(file.relative_to(folder)): file for folder in folders for file in folder.rglob("*.py")}

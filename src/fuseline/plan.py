@@ -157,6 +157,11 @@ def _check_rows(recipe: Recipe, dataset: Dataset, split_: Split, shares: Shares)
     classes = {name: schema.width for name, schema in dataset.schema.targets.items() if schema.exclusive}
     check_shares(shares, recipe.member_names, dataset.targets, classes)
     out_of_fold = all(len(share.judged) for replicas in shares for share in replicas)
+    for member, replicas in zip(recipe.member_names, shares, strict=True):
+        for target in recipe.targets:
+            if any(len(dataset.known(target, share.train)) < 2 for share in replicas):
+                text = f"partition: member {member!r} would get training rows that lack the target {target!r}"
+                raise RecipeError(f"{text}; use fewer members, more data or another rule.")
     on_features = any("features" in needs(rules_for(recipe, name)) for name in recipe.targets)
     held_out = min(len(dataset.known(name, split_.rows("fusion"))) for name in recipe.targets)
     if held_out < recipe.fusion.folds and (on_features or not out_of_fold):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, StrictBool, StrictInt, ValidationError, model_validator
 
 from fuseline.component import Component, Part, explain
 from fuseline.errors import RecipeError
-from fuseline.terms import Kind, Name
+from fuseline.terms import EXCLUSIVE, Kind, Name
 from fuseline.yaml12 import NotYamlError, dump, parse
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -74,7 +74,7 @@ class Target(Part):
     kind: Kind
     column: str | None = None
     columns: list[str] | None = Field(None, min_length=2)
-    classes: list[bool | int | str] | None = Field(None, min_length=2)
+    classes: list[StrictBool | StrictInt | str] | None = Field(None, min_length=2)
     levels: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.05, 0.25, 0.5, 0.75, 0.95], min_length=2)
     missing: Literal["refuse", "mask"] = "refuse"
     head: Component = Component(name="linear")
@@ -93,6 +93,10 @@ class Target(Part):
             raise ValueError("'columns' names the labels of a target of the kind 'multilabel', and of no other kind")
         if self.columns is not None and (self.column is not None or self.classes is not None):
             raise ValueError("a multilabel target takes 'columns' alone; remove 'column' and 'classes'")
+        if self.classes is not None and self.kind not in EXCLUSIVE:
+            raise ValueError(f"'classes' are for the kinds {' and '.join(sorted(EXCLUSIVE))}; remove them")
+        if self.kind != "quantile" and self.levels != type(self).model_fields["levels"].default:
+            raise ValueError("'levels' are for the kind 'quantile'; remove them")
         if sorted(set(self.levels)) != self.levels:
             raise ValueError("the 'levels' must ascend")
         return self
@@ -110,12 +114,18 @@ class Trained(Part):
 
     path: str
     mean: list[FiniteFloat] | None = Field(None, min_length=1)
-    std: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
+    std: list[Annotated[FiniteFloat, Field(gt=0)]] | None = Field(None, min_length=1)
 
     @model_validator(mode="before")
     @classmethod
     def _read(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _of_channels(self) -> Self:
+        if (self.mean is None) != (self.std is None) or len(self.mean or []) != len(self.std or []):
+            raise ValueError("'mean' and 'std' go together, one number each for every channel")
+        return self
 
 
 class Member(Part):

@@ -66,7 +66,10 @@ def train_spec(recipe: Recipe, position: int, schema: Schema) -> TrainSpec:
 
 
 def blank(schema: Schema, spec: NetworkSpec) -> Network:
-    """A network to look at the shapes of: without memory for its numbers, unless its modules need that to find their widths."""
+    """A network to look at the shapes of. One for pictures, which may be large, takes no memory for its numbers, unless its
+    modules need that to find their widths."""
+    if schema.image is None:
+        return Network(schema, spec)
     try:
         with torch.device("meta"):
             return Network(schema, spec)

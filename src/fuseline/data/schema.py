@@ -49,13 +49,13 @@ class TargetSchema(Part):
         """The position of the level nearest to the median."""
         return min(range(len(self.levels)), key=lambda i: abs(self.levels[i] - 0.5))
 
-    def answers(self, name: str) -> dict[str, type]:
+    def answers(self, name: str) -> list[tuple[str, type]]:
         """The columns of a packaged ensemble's answer for a target of this name, in order, and what they hold."""
-        said: dict[str, type] = {name: type(self.classes[0]) if self.classes else float}
+        said: list[tuple[str, type]] = [(name, type(self.classes[0]) if self.classes else float)]
         if self.kind == "multilabel":
-            said = {f"{name}_{label}": bool for label in self.classes}
-        numbers = [f"{name}_proba_{label}" for label in self.classes] + [f"{name}_q{level:g}" for level in self.levels]
-        return said | dict.fromkeys([*numbers, f"{name}_uncertainty", f"{name}_epistemic"], float)
+            said = [(f"{name}_{label}", bool) for label in self.classes]
+        numbers = [f"{name}_proba_{label}" for label in self.classes] + [f"{name}_q{level!r}" for level in self.levels]
+        return [*said, *((column, float) for column in [*numbers, f"{name}_uncertainty", f"{name}_epistemic"])]
 
     def known(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         """Which rows have a target (N,): of a multilabel one, at least one label."""
@@ -108,7 +108,7 @@ class Schema(Part):
     @property
     def answers(self) -> list[str]:
         """The columns of a packaged ensemble's answer, in order."""
-        return [column for name, its in self.targets.items() for column in its.answers(name)]
+        return [column for name, its in self.targets.items() for column, _ in its.answers(name)]
 
     @property
     def columns(self) -> list[str]:

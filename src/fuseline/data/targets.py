@@ -32,8 +32,9 @@ def encode(frame: pd.DataFrame, target: Target, where: str) -> tuple[TargetSchem
             if (missing := frame[name].isna().to_numpy()).any():
                 text = f"{where}: target column {name!r}, row {int(missing.argmax())}: the value is missing"
                 raise DataError(f"{text}; mend it, or set the target's 'missing: mask' to learn from the other rows.")
-    elif frame.isna().to_numpy().all():
-        raise DataError(f"{where}: target column {frame.columns[0]!r} has no value at all; nothing can be learnt.")
+    for name in frame.columns:
+        if frame[name].isna().to_numpy().all():
+            raise DataError(f"{where}: target column {name!r} has no value at all; nothing can be learnt.")
     if target.kind == "multilabel":
         labels = [_binary(frame[name], where) for name in frame.columns]
         return TargetSchema(kind="multilabel", classes=[str(name) for name in frame.columns]), np.stack(labels, 1)
@@ -45,6 +46,8 @@ def encode(frame: pd.DataFrame, target: Target, where: str) -> tuple[TargetSchem
 
 
 def _values(column: pd.Series[Any], where: str) -> NDArray[np.float64]:
+    if column.dtype.kind in "mMc":
+        raise DataError(f"{where}: target column {column.name!r} holds {column.dtype} and no plain numbers; turn it into some.")
     values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     if (bad := ~np.isfinite(values) & column.notna().to_numpy()).any():
         row = int(bad.argmax())
@@ -68,7 +71,7 @@ def _classes(column: pd.Series[Any], target: Target, where: str) -> tuple[Target
         if isinstance(label, float):
             raise DataError(f"{name}, row {row}: {label} is a value; is its kind regression?")
     there = {label for label in labels if label is not None}
-    if len(kinds := {type(label) for label in there}) > 1:
+    if len(kinds := {type(label) for label in labels if label is not None}) > 1:
         listed = " and ".join(sorted(kind.__name__ for kind in kinds))
         raise DataError(f"{name} mixes labels of the kinds {listed}; give all the same kind.")
     if target.kind == "ordinal" and target.classes is None and str in kinds:

@@ -9,10 +9,10 @@ quantiles (B, Q) of one. Targets are codes (B,), labels (B, C) of 0 and 1 with N
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field, FiniteFloat
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -108,7 +108,14 @@ def effective_number(counts: Tensor, classes: list[str | int | bool], *, beta: B
     return (1 - beta) / (1 - beta**counts)
 
 
-def given(counts: Tensor, classes: list[str | int | bool], *, weights: Mapping[str, Annotated[float, Field(gt=0)]]) -> Tensor:
+def _by_word(value: Any) -> Any:
+    return {str(label): weight for label, weight in value.items()} if isinstance(value, Mapping) else value
+
+
+Weights = Annotated[Mapping[str, Annotated[FiniteFloat, Field(gt=0)]], BeforeValidator(_by_word)]
+
+
+def given(counts: Tensor, classes: list[str | int | bool], *, weights: Weights) -> Tensor:
     """A weight for each class by its name; 1 for one that is not named."""
     return torch.tensor([float(weights.get(str(label), 1.0)) for label in classes], dtype=torch.float64)
 

@@ -14,7 +14,6 @@ from fuseline.models.architectures import ARCHITECTURES
 from fuseline.models.heads import HEADS, Head, layer_of
 from fuseline.models.preprocessing import Batch, Preprocessing
 
-
 FITTED = 1 << 26
 """A backbone is fitted to rows of so many numbers at the most."""
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, get_type_hints
 
 import torch
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,7 +49,8 @@ class Wrapped(nn.Module):
         try:
             out = self.module(rows)
         except RuntimeError as error:
-            raise RecipeError(f"{type(self.module).__name__} can't take rows of shape {tuple(rows.shape[1:])}: {error}") from None
+            text = f"{type(self.module).__name__} can't take rows of shape {tuple(rows.shape[1:])}"
+            raise RecipeError(f"{text}: {str(error).splitlines()[0].rstrip('.')}.") from None
         finally:
             self.module.train()
         return int(out.flatten(1).shape[1])
@@ -66,14 +69,29 @@ def adapt(found: Any) -> Callable[..., nn.Module]:
     hints = get_type_hints(kind.__init__, include_extras=True)
 
     def architecture(schema: Schema, **settings: Any) -> nn.Module:
+        if schema.image is None and "in_channels" in taken:
+            raise RecipeError(f"{kind.__name__} needs pictures, and the data are a table")
         sizes = {"in_channels": schema.image[0] if schema.image else 0, "in_features": _numbers(schema)}
         return Wrapped(schema, kind(**{name: sizes[name] for name in FILLED if name in taken}, **settings))
 
-    own = [p.replace(kind=p.KEYWORD_ONLY) for p in taken.values() if p.name in hints and p.name not in FILLED]
+    named = [p for p in taken.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in FILLED]
+    own = [p.replace(kind=p.KEYWORD_ONLY) for p in named if p.name in hints and _is_plain(p, hints[p.name])]
+    for p in named:
+        if p.default is p.empty and p.name not in [q.name for q in own]:
+            raise RecipeError(f"{kind.__name__} can't be a member: its parameter {p.name!r} is no number, word or list of them.")
     architecture.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
     architecture.__annotations__ = {p.name: hints[p.name] for p in own}
     architecture.__name__ = kind.__name__
     return architecture
+
+
+def _is_plain(parameter: inspect.Parameter, hint: Any) -> bool:
+    """Whether a recipe can say a parameter: pydantic knows its type, and its default is plain."""
+    try:
+        TypeAdapter(hint)
+    except PydanticSchemaGenerationError:
+        return False
+    return parameter.default is parameter.empty or isinstance(parameter.default, bool | int | float | str | list | tuple | None)
 
 
 def _numbers(schema: Schema) -> int:

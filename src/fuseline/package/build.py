@@ -86,6 +86,7 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
 def requirements(architectures: Sequence[str]) -> list[str]:
     """What a packaged ensemble of some architectures needs installed, in the versions it was made with."""
     names = [*REQUIREMENTS, *(["torchvision"] if any(ARCHITECTURES.borrowed(name) for name in architectures) else [])]
+    names += ["torch_geometric"] if "graph" in architectures else []
     added = {ARCHITECTURES.requirement(name) for name in architectures}
     return [*(f"{name}=={version(name).split('+')[0]}" for name in names), *sorted(a for a in added if a is not None)]
 

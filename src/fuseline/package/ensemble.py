@@ -20,7 +20,8 @@ from fuseline.models.preprocessing import Batch
 
 class Answer(NamedTuple):
     """What the ensemble says of one target: probabilities, values or quantiles (B, C), and per row (B,) the total and the
-    epistemic uncertainty: entropies in nats, variances in squared units, or widths of quantiles in the target's units."""
+    epistemic uncertainty: entropies in nats, variances in squared units, or for quantiles the width between the outer ones and
+    the members' disagreement, in the target's units. The epistemic part is never above the total."""
 
     values: Tensor
     uncertainty: Tensor
@@ -64,9 +65,10 @@ def _answer(outputs: Outputs, combiner: Combiner, number: float) -> Answer:
     """The epistemic part is that of the mixture which the rule stands for, in the units of the calibrated total."""
     fused = calibrate(combiner(outputs), number)
     epistemic = decompose(outputs, combiner.mixing()).epistemic
-    if fused.variances is not None:
-        return Answer(fused.values, fused.variances[:, 0], epistemic * number)
     if fused.kind == "quantile":
-        return Answer(fused.values, fused.values[:, -1] - fused.values[:, 0], epistemic)
-    total = entropy(fused.values) if outputs.exclusive else label_entropy(fused.values)
+        return Answer(fused.values, fused.values[:, -1] - fused.values[:, 0] + epistemic, epistemic)
+    if fused.variances is not None:
+        total, epistemic = fused.variances[:, 0], epistemic * number
+    else:
+        total = entropy(fused.values) if outputs.exclusive else label_entropy(fused.values)
     return Answer(fused.values, total, torch.minimum(epistemic, total))

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from fuseline.component import Part, explain
+from fuseline.component import Part, explain, unknown
 from fuseline.data.schema import Schema
 from fuseline.errors import PackageError
 from fuseline.fusion.combine import Combiner
@@ -95,6 +95,9 @@ def load_ensemble(folder: Path) -> Ensemble:
             except RuntimeError as error:
                 raise PackageError(f"{folder / WEIGHTS}: member {member.name!r}: {' '.join(str(error).split())}") from None
         members.append(Replicated(networks))
+    for name, target in description.targets.items():
+        if target.combiner not in COMBINERS:
+            raise PackageError(f"{folder / DESCRIPTION}: target {name!r}: the combiner {unknown(target.combiner, COMBINERS)}")
     combiners = {name: COMBINERS[t.combiner](part(f"combiners/{name}/")) for name, t in description.targets.items()}
     numbers = {name: target.number for name, target in description.targets.items()}
     on_inputs = any(target.on_inputs for target in description.targets.values())

@@ -33,7 +33,8 @@ def predict(ensemble: Ensemble, rows: pd.DataFrame | NDArray[Any], batch: int) -
         parts.append(_table(ensemble.schema, ensemble(part)))
     index = rows.index if isinstance(rows, pd.DataFrame) else None
     if not parts:
-        return pd.DataFrame(columns=ensemble.schema.answers, index=index)
+        types = [pair for name, task in ensemble.schema.targets.items() for pair in task.answers(name)]
+        return pd.DataFrame({column: pd.Series([], dtype=kind) for column, kind in types}, index=index)
     table = pd.concat(parts, ignore_index=True)
     return table if index is None else table.set_index(index)
 
@@ -44,7 +45,7 @@ def _table(schema: Schema, answers: dict[str, Answer]) -> pd.DataFrame:
         task = schema.targets[target]
         values, total, epistemic = (part.numpy() for part in answer)
         parts = [*_said(task, values), *(values.T if task.width > 1 else ()), total, epistemic]
-        columns |= dict(zip(task.answers(target), parts, strict=True))
+        columns |= {column: part for (column, _), part in zip(task.answers(target), parts, strict=True)}
     return pd.DataFrame(columns)
 
 

@@ -146,7 +146,7 @@ def signature(schema: DataSchema) -> ModelSignature:
         inputs = Schema([ColSpec(AnyType(), name) for name in schema.columns])  # type: ignore[no-untyped-call]
     outputs: list[ColSpec | TensorSpec] = []
     for target, its in schema.targets.items():
-        outputs += [ColSpec(TYPES[kind], column) for column, kind in its.answers(target).items()]
+        outputs += [ColSpec(TYPES[kind], column) for column, kind in its.answers(target)]
     return ModelSignature(inputs=inputs, outputs=Schema(outputs))
 
 

@@ -229,9 +229,9 @@ class _Trainer:
             head = self.network.head(name)
             if head.task.kind == "regression" and component.name not in LEARNS_VARIANCE and self.spec.trained is None:
                 said = _raw(self.network, inputs)[name][..., 0].double()
-                said = said.mean(1) if said.ndim == 2 else said
-                error = said - head.standardise(targets[name]).double()
-                head.residual.fill_(max(float((error**2).nanmean()), 1e-12))
+                said = said.reshape(len(said), -1)  # (n, K); the copies' own spread comes on top when they predict
+                error = said.mean(1) - head.standardise(targets[name]).double()
+                head.residual.fill_(max(float((error**2 - said.var(1, correction=0)).nanmean()), 1e-12))
 
 
 def build(
