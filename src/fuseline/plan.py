@@ -6,6 +6,7 @@ specifications.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from fuseline.evaluation.metrics import METRICS
 from fuseline.fusion.fuse import FuseSpec
 from fuseline.fusion.rules import needs, rules_for
 from fuseline.models.network import parameters
-from fuseline.partition import PARTITIONS, Pool, Share, Shares, check_shares, coverage, hold_out, overlap
+from fuseline.partition import PARTITIONS, Pool, Share, Shares, check_shares, coverage, expert_target, hold_out, overlap
 from fuseline.recipe import Recipe
 from fuseline.seeding import MEMBERS, PARTITION, stream, torch_seed
 from fuseline.specs import blank, train_spec
@@ -110,13 +111,14 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
     split_ = split(dataset, recipe.data.split)
     specs = [train_spec(recipe, i, dataset.schema) for i in range(len(recipe.members))]
     shares = _divide(recipe, partition, dataset, split_)
-    _check_rows(recipe, dataset, split_, shares)
+    _check_rows(recipe, dataset, split_, shares, specs)
     members = _jobs(recipe, specs, shares)
     key = content_key(
         recipe=recipe,
         data=dataset.fingerprint,
         where=dataset.key,
         device=[spec.device for spec in specs],
+        files=[spec.files for spec in specs],
         code=code_version("plan", "specs", "partition", "recipe", "seeding", "data", "models", "training"),
         plugin=PARTITIONS.version(partition.name),
     )
@@ -153,7 +155,7 @@ def _check_targets(recipe: Recipe) -> None:
                 raise RecipeError(f"registry.floors.{name}: the metric {unknown(metric, judged)}")
 
 
-def _check_rows(recipe: Recipe, dataset: Dataset, split_: Split, shares: Shares) -> None:
+def _check_rows(recipe: Recipe, dataset: Dataset, split_: Split, shares: Shares, specs: list[TrainSpec]) -> None:
     classes = {name: schema.width for name, schema in dataset.schema.targets.items() if schema.exclusive}
     check_shares(shares, recipe.member_names, dataset.targets, classes)
     out_of_fold = all(len(share.judged) for replicas in shares for share in replicas)
@@ -162,6 +164,11 @@ def _check_rows(recipe: Recipe, dataset: Dataset, split_: Split, shares: Shares)
             if any(len(dataset.known(target, share.train)) < 2 for share in replicas):
                 text = f"partition: member {member!r} would get training rows that lack the target {target!r}"
                 raise RecipeError(f"{text}; use fewer members, more data or another rule.")
+    experts = any(len(share.own) for replicas in shares for share in replicas)
+    known_to = expert_target(dataset.schema)
+    if experts and known_to is not None and specs[0].losses[known_to].name == "ranked_probability":
+        text = f"targets.{known_to}.loss: 'ranked_probability' needs every class in its place, and to an expert some are one"
+        raise RecipeError(f"{text}; use 'cross_entropy', or by_class with 'rest: absent'.")
     on_features = any("features" in needs(rules_for(recipe, name)) for name in recipe.targets)
     held_out = min(len(dataset.known(name, split_.rows("fusion"))) for name in recipe.targets)
     if held_out < recipe.fusion.folds and (on_features or not out_of_fold):
@@ -194,22 +201,22 @@ def _divide(recipe: Recipe, partition: Component, dataset: Dataset, split_: Spli
     dealt = PARTITIONS[partition.name](pool, own, common, **partition.settings) if learning else []
     shares = dict(zip(learning, dealt, strict=True))
     return [
-        [_held_out(recipe, e, c, k, share, pool) for k, share in enumerate(shares[e, c])]
-        if (e, c) in shares
-        else [Share(pool.rows)]
+        [_held_out(recipe, e, c, k, shares, pool) for k in range(len(shares[e, c]))] if (e, c) in shares else [Share(pool.rows)]
         for e, c in positions
     ]
 
 
-def _held_out(recipe: Recipe, e: int, c: int, replica: int, share: Share, pool: Pool) -> Share:
-    """A share without its rows for early stopping. Snapshots of one run hold out the same rows: each starts from what the one
-    before has learnt."""
-    entry = recipe.members[e]
+def _held_out(recipe: Recipe, e: int, c: int, replica: int, shares: Mapping[tuple[int, int], list[Share]], pool: Pool) -> Share:
+    """A share without its rows for early stopping. Snapshots of one run hold out the same rows of all that the run sees: each
+    starts from what those before it have learnt."""
+    entry, share = recipe.members[e], shares[e, c][replica]
     if entry.early_stopping is None:
         return share
     one_run = entry.strategy is not None and entry.strategy.name == "snapshot"
     address = (recipe.seed, MEMBERS, e, 0 if one_run else c, replica + 1, 0)
-    return hold_out(share, pool, entry.early_stopping.holdout, np.random.default_rng(stream(*address)))
+    whole = np.unique(np.concatenate([shares[e, i][replica].train for i in range(entry.count)])) if one_run else share.train
+    aside = hold_out(Share(whole), pool, entry.early_stopping.holdout, np.random.default_rng(stream(*address))).holdout
+    return replace(share, train=share.train[~np.isin(share.train, aside)], holdout=aside)
 
 
 def _jobs(recipe: Recipe, specs: list[TrainSpec], shares: Shares) -> dict[str, list[ReplicaJob]]:
@@ -303,7 +310,8 @@ def rough_seconds(plan: Plan) -> dict[str, float]:
                 known[shape] = 0.0
             if shape not in known:
                 trial = spec.model_copy(update={"epochs": 2, "patience": None})
-                rows = Share(jobs[0].share.train[: 4 * spec.batch_size])
+                first_known = [plan.dataset.known(name, jobs[0].share.train)[: 4 * spec.batch_size] for name in spec.losses]
+                rows = Share(np.unique(np.concatenate(first_known)))
                 first, second = train(plan.dataset, trial, rows, 0).curve
                 known[shape] = (second.at - first.at) / 1000 / len(rows.train)
             costs[name] = known[shape] * spec.epochs * sum(len(job.share.train) for job in jobs)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from prefect import allow_failure
 
+from fuseline.errors import TrainingError
 from fuseline.plan import Plan
 from fuseline.training.train import Epoch
 from fuseline.training.worker import Progress
 from tasks import members as member_tasks
 from tasks.members import _processes, _Reporter, stop, train_member
 from tasks.progress import listening
+from tasks.records import PlanRecord, RunRecord
+
+train_flow: Any = import_module("flows.train")
 
 
 def test_a_member_is_trained_and_its_record_names_its_replicas(stages: Any) -> None:
@@ -81,3 +89,34 @@ def test_progress_goes_to_the_listener_each_time_and_to_prefect_once_per_percent
     assert sent[-1] == 100
     assert all(later - earlier >= 1 for earlier, later in pairwise(sent[:-1]))
     assert made == [{"progress": 0.0, "key": "train-big-net-1", "description": "Big_Net-1"}]
+
+
+def test_the_flow_lets_a_member_wait_for_the_one_that_it_follows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is tried even if that one has failed, so that it says itself why it can't be trained."""
+    waited: dict[str, list[Any]] = {}
+    futures: dict[str, Any] = {}
+    ended: list[tuple[Any, ...]] = []
+
+    def failing(member: str) -> Any:
+        def result() -> None:
+            raise TrainingError(f"{member} could not be trained")
+
+        return SimpleNamespace(result=result)
+
+    def submit(plan: PlanRecord, *, member: str, wait_for: list[Any], return_state: bool) -> Any:
+        waited[member], futures[member] = wait_for, failing(member)
+        return futures[member]
+
+    record = PlanRecord("key", tmp_path, ("a", "b-1", "b-2", "b-3"), ("y",), {"b-2": "b-1", "b-3": "b-2"})
+    monkeypatch.setenv("FUSELINE_HOME", str(tmp_path))
+    monkeypatch.setattr(train_flow, "plan_run", lambda recipe: record)
+    monkeypatch.setattr(train_flow, "start_run", lambda plan: RunRecord("run", "r"))
+    monkeypatch.setattr(train_flow, "train_member", SimpleNamespace(submit=submit))
+    monkeypatch.setattr(train_flow, "track_member", lambda plan, run, member: "child")
+    monkeypatch.setattr(train_flow, "fail_run", lambda *given: ended.append(given))
+    with pytest.raises(TrainingError, match="a could not be trained; b-1 could"):
+        train_flow.train.fn(SimpleNamespace(name="r"))
+    assert list(waited) == ["a", "b-1", "b-2", "b-3"]
+    assert [waited["a"], waited["b-1"]] == [[], []]
+    assert (waited["b-2"], waited["b-3"]) == ([allow_failure(futures["b-1"])], [allow_failure(futures["b-2"])])
+    assert ended[0][-1] == "FAILED"

@@ -28,7 +28,8 @@ def test_a_started_run_runs_and_keeps_the_plan(stages: Any, client: Any) -> None
     run = client.get_run(stages.run.run_id)
     assert (run.info.status, run.data.tags["fuseline.recipe"]) == ("RUNNING", "iris")
     kept = {file.name for file in (Path(run.info.artifact_uri.removeprefix("file://")) / "plan").iterdir()}
-    assert kept == {"recipe.yaml", "environment.txt", "statistics.json", "split.parquet", "partition.parquet"}
+    tables = {"statistics.json", "split.parquet", "partition.parquet"}
+    assert kept == {"recipe.yaml", "environment.txt", "partition-iris.png", *tables}
 
 
 def test_starting_again_continues_it(stages: Any) -> None:

@@ -15,7 +15,7 @@ def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
     """Take the parameters whose names match a pattern (``backbone.layer1.*``) out of training.
 
     Raises:
-        TrainingError: a pattern matches nothing.
+        TrainingError: a pattern matches nothing, or nothing is left that learns.
     """
     for pattern in patterns:
         matched = [parameter for name, parameter in network.named_parameters() if fnmatchcase(name, pattern)]
@@ -23,6 +23,8 @@ def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
             raise TrainingError(f"freeze: no parameter's name matches {pattern!r}; they are called like {_names(network)}")
         for parameter in matched:
             parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise TrainingError("freeze: nothing is left that learns; take a pattern out")
 
 
 def rest_frozen(network: nn.Module) -> None:

@@ -20,9 +20,10 @@ from fuseline.training.mixing import Mixed
 
 
 class Objective:
-    """Σ over targets of weight · Σᵢ wᵢ ℓᵢ / Σᵢ wᵢ, auxiliary branches added by their share.
+    """Σ over targets of weight · Σᵢ rᵢ cᵢ ℓᵢ / Σᵢ cᵢ, auxiliary branches added by their share.
 
-    A row's wᵢ is its own weight times its class's, and 0 where its target is unknown.
+    cᵢ is the weight of a row's class, and 0 where its target is unknown; rᵢ is the row's own weight, 1 on the average over all
+    training rows, so that a batch of light rows pulls less.
     """
 
     def __init__(
@@ -65,21 +66,18 @@ class Objective:
         if mixed is not None:
             partner = mixed.partner
             others, their = self._each(name, raw, target[partner], None if rows is None else rows[partner])
-            losses = mixed.share * weights * losses + (1 - mixed.share) * their * others
+            losses = mixed.share * losses + (1 - mixed.share) * others
             weights = mixed.share * weights + (1 - mixed.share) * their
-        else:
-            losses = weights * losses
         return losses.sum() / weights.sum().clamp(min=1e-12)
 
     def _each(self, name: str, raw: Tensor, target: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The loss of each row, and what it weighs (B,)."""
+        """The weighted loss of each row, and what its class weighs (B,)."""
         head = self.network.head(name)
         weights = _known(target, head.task).float()
-        if rows is not None:
-            weights = weights * rows
         if name in self.class_weights:
             weights = weights * self.class_weights[name][target.clamp(min=0)]
-        return self._losses(name, head, raw, target), weights
+        losses = weights * self._losses(name, head, raw, target)
+        return losses if rows is None else losses * rows, weights
 
     def _losses(self, name: str, head: Head, raw: Tensor, target: Tensor) -> Tensor:
         """The loss of each row (B,), the mean over the copies where raw outputs are (B, K, ·)."""

@@ -46,7 +46,7 @@ class ReplicaJob:
             own=self.share.own,
             seed=self.seed,
             strategy=self.strategy,
-            before=[job.key(dataset) for job in self.before],
+            before=[job.key(dataset) for job in self.before[-1:]],  # whose key holds those before it
             torch=torch.__version__,
             code=code_version("data", "models", "partition", "training"),
             plugin=ARCHITECTURES.version(self.spec.network.architecture.name),

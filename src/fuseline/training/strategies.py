@@ -65,12 +65,14 @@ def reweigh(weight: Floats, said: NDArray[np.float32], target: NDArray[Any], tas
     [0.667, 0.667, 0.667, 2.0]
     """
     known = task.known(target)
+    if not known.any():
+        return weight
     wrong = np.zeros(len(weight))
     wrong[known] = _wrong(said[known].astype(np.float64), target[known], task)
     share = weight * known / max(float((weight * known).sum()), 1e-300)
-    error = float(np.clip(share @ wrong, 0.5 / max(int(known.sum()), 1), None))
+    error = float(np.clip(share @ wrong, 0.5 / int(known.sum()), None))
     chance = 1 - 1 / task.width if task.exclusive else 0.5
-    if error >= chance or not known.any():
+    if error >= chance:
         return weight
     odds = (1 - error) / error * (task.width - 1 if task.exclusive else 1)
     raised = np.asarray(weight * np.power(odds, rate * wrong), np.float64)

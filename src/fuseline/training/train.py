@@ -125,7 +125,8 @@ class _Trainer:
         self.count = len(share.train)
         network = build(dataset, spec, share, self.inputs, self.targets, self.generator)
         if start.state is not None:
-            network.load_state_dict(start.state)
+            seen = {name: mask for name, mask in network.state_dict().items() if name.startswith("preprocessing.sees_")}
+            network.load_state_dict(start.state | seen)  # what the share says it sees, whatever its predecessor saw
         self.network = network.to(device)
         self.rows = {name: torch.from_numpy(np.asarray(w, np.float32)).to(device) for name, w in start.rows.items()}
         self.objective = self._objective(dataset, share)
@@ -223,10 +224,10 @@ class _Trainer:
     @torch.no_grad()
     def _fit_residuals(self) -> None:
         """Losses that learn no variance get one from held-out residuals, or from the training rows where none are held out."""
-        held = len(next(iter(self.held_targets.values())))
-        inputs, targets = (self.held_inputs, self.held_targets) if held > 1 else (self.inputs, self.targets)
         for name, component in self.spec.losses.items():
             head = self.network.head(name)
+            held = int((~self.held_targets[name].isnan()).sum())
+            inputs, targets = (self.held_inputs, self.held_targets) if held > 1 else (self.inputs, self.targets)
             if head.task.kind == "regression" and component.name not in LEARNS_VARIANCE and self.spec.trained is None:
                 said = _raw(self.network, inputs)[name][..., 0].double()
                 said = said.reshape(len(said), -1)  # (n, K); the copies' own spread comes on top when they predict
@@ -240,15 +241,18 @@ def build(
     """A network that has taken from the training rows, and from files of weights, what it needs before it learns.
 
     Raises:
-        TrainingError: names the file that does not fit.
+        TrainingError: names the file that does not fit, or the target that no training row has.
     """
+    for name, task in dataset.schema.targets.items():
+        if not task.known(targets[name].cpu().numpy()).any():
+            raise TrainingError(f"none of its training rows has the target {name!r}")
     network = Network(dataset.schema, spec.network)
     masks_ = {name: torch.from_numpy(mask) for name, mask in masks(dataset.schema, share.view).items()}
     network.preprocessing.see(masks_)
     cpu = {name: x.cpu() for name, x in inputs.items()}
     network.fit(cpu, {name: y.cpu() for name, y in targets.items()}, generator)
     if spec.trained is not None:
-        load_trained(network, spec.trained)
+        load_trained(network, spec.trained, 255.0 if dataset.schema.image_dtype == "uint8" else 1.0)
     return network
 
 

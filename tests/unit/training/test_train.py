@@ -13,18 +13,32 @@ import pytest
 import torch
 from torch import nn
 
-from fuseline.component import Component
+from fuseline.component import Component, complete
 from fuseline.data.dataset import Dataset
+from fuseline.data.schema import TargetSchema
 from fuseline.errors import TrainingError
 from fuseline.models.network import Network
 from fuseline.partition import Share
-from fuseline.training.train import Epoch, Trained, TrainSpec, load, say_all, train
+from fuseline.training.optimizers import OPTIMIZERS
+from fuseline.training.schedules import SCHEDULES
+from fuseline.training.train import Epoch, Start, Trained, TrainSpec, load, say_all, train
 
 CPU = torch.device("cpu")
 ROWS = Share(np.arange(40), np.arange(40, 60))
 
 DatasetOf = Callable[..., Dataset]
 SpecOf = Callable[..., TrainSpec]
+
+
+@pytest.fixture(scope="session")
+def spec_of(spec_of: SpecOf) -> SpecOf:
+    """How to train a small network, the optimizer's settings filled in, as a plan leaves them."""
+
+    def make(*given: Any, **changes: Any) -> TrainSpec:
+        spec = spec_of(*given, **changes)
+        return spec.model_copy(update={"optimizer": complete(spec.optimizer, OPTIMIZERS, "optimizer")})
+
+    return make
 
 
 def small(dataset_of: DatasetOf, rows: int = 80, kind: str = "classification", seed: int = 0) -> Dataset:
@@ -58,7 +72,7 @@ def holdout_loss(network: Network, dataset: Dataset, rows: np.ndarray[Any, Any])
     with torch.inference_mode():
         raw = network(inputs)[1]["y"].double().numpy()
     y = targets["y"].numpy()
-    if network.head("y").kind == "classification":
+    if network.head("y").task.kind == "classification":
         return float(np.mean(np.log(np.exp(raw).sum(1)) - raw[np.arange(len(y)), y]))
     head = network.head("y")
     return float(np.mean((raw[:, 0] - (y - float(head.center)) / float(head.spread)) ** 2))
@@ -332,3 +346,269 @@ def test_say_all_says_of_every_row_what_the_network_says(dataset_of: DatasetOf, 
     ):
         assert len(one) == 80
         assert one.numpy() == pytest.approx(other.numpy(), rel=1e-5, abs=1e-6)
+
+
+# -------------------------------------------------------------------------------------------------------------- averaging
+
+STILL = {"optimizer": Component(name="sgd", settings={"lr": 1e-12}), "schedule": Component(name="constant")}
+STEADY = {"optimizer": Component(name="adam", settings={"lr": 0.02}), "schedule": Component(name="constant")}
+AVERAGES = {
+    "ema": Component(name="ema", settings={"decay": 0.6}),
+    "swa": Component(name="swa", settings={"start": 0.5}),
+}
+
+
+def weights_after(dataset: Dataset, spec: TrainSpec, epochs: int) -> dict[str, torch.Tensor]:
+    return train(dataset, spec.model_copy(update={"epochs": epochs}), Share(np.arange(40)), 0).network.state_dict()
+
+
+def test_swa_keeps_the_mean_of_the_last_epochs_ends(dataset_of: DatasetOf, spec_of: SpecOf) -> None:
+    dataset = small(dataset_of)
+    spec = spec_of(dataset, mlp(dropout=0.0), **STEADY)
+    averaged = weights_after(dataset, spec.model_copy(update={"average": AVERAGES["swa"]}), 4)
+    ends = [weights_after(dataset, spec, epochs) for epochs in (2, 3, 4)]
+    for name in ("heads.0.module.weight", "heads.0.module.bias"):
+        expected = torch.stack([end[name] for end in ends]).mean(0)
+        assert averaged[name].numpy() == pytest.approx(expected.numpy(), abs=1e-6)
+        assert not torch.equal(averaged[name], ends[-1][name])
+
+
+def test_ema_keeps_the_moving_average_of_the_steps(dataset_of: DatasetOf, spec_of: SpecOf) -> None:
+    """With one batch an epoch is a step, so shorter trainings give the weights after each."""
+    dataset = small(dataset_of)
+    spec = spec_of(dataset, mlp(dropout=0.0), batch_size=40, **STEADY)
+    averaged = weights_after(dataset, spec.model_copy(update={"average": AVERAGES["ema"]}), 4)
+    ends = [weights_after(dataset, spec, epochs)["heads.0.module.weight"] for epochs in (1, 2, 3, 4)]
+    expected = ends[0]
+    for step, end in enumerate(ends[1:], start=1):
+        decay = min(0.6, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * end
+    assert averaged["heads.0.module.weight"].numpy() == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+@pytest.mark.parametrize("patience", [3, 99])
+@pytest.mark.parametrize("name", AVERAGES)
+@pytest.mark.parametrize("architecture", ["mlp", "cnn"])
+def test_the_average_s_best_epoch_is_kept(
+    dataset_of: DatasetOf, spec_of: SpecOf, architecture: str, name: str, patience: int
+) -> None:
+    """The held-out loss is the average's, once there is one, and so are the weights that are handed over."""
+    dataset = small(dataset_of) if architecture == "mlp" else grey(dataset_of)
+    shape = mlp(hidden=[32]) if architecture == "mlp" else {"cnn": {"channels": [3], "convolutions": 1, "features": 6}}
+    fast = {"optimizer": Component(name="adam", settings={"lr": 0.1}), "schedule": Component(name="constant")}
+    trained = train(dataset, spec_of(dataset, shape, epochs=12, patience=patience, average=AVERAGES[name], **fast), ROWS, 0)
+    losses = [epoch.holdout for epoch in trained.curve]
+    assert trained.best == int(np.argmin(losses)) + 1
+    assert len(losses) == min(12, trained.best + patience)
+    assert holdout_loss(trained.network, dataset, ROWS.holdout) == pytest.approx(min(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_averaging_changes_nothing_about_the_training_itself(dataset_of: DatasetOf, spec_of: SpecOf, name: str) -> None:
+    dataset = grey(dataset_of)
+    cnn = {"cnn": {"channels": [3], "convolutions": 1, "features": 6, "dropout": 0.3}}
+    plain, averaged, again = (
+        train(dataset, spec_of(dataset, cnn, epochs=4, patience=99, average=average), ROWS, 0)
+        for average in (None, AVERAGES[name], AVERAGES[name])
+    )
+    assert [epoch.loss for epoch in averaged.curve] == [epoch.loss for epoch in plain.curve]
+    assert digest(averaged.network) == digest(again.network) != digest(plain.network)
+
+
+# -------------------------------------------------------------------------------------------------------- missing targets
+
+
+def two_targets(dataset_of: DatasetOf, gaps: bool) -> Dataset:
+    random = np.random.default_rng(3)
+    x = random.normal(size=(60, 3))
+    y, v = (x[:, 0] > 0).astype(np.int64), 50 + 10 * x[:, 1]
+    if gaps:
+        y[::3], v[1::3] = -1, np.nan
+    tasks = {"y": TargetSchema(kind="classification", classes=[0, 1]), "v": TargetSchema(kind="regression")}
+    return dataset_of(x, {"y": y, "v": v}, tasks=tasks)
+
+
+def test_each_target_is_learnt_from_the_rows_that_have_it(dataset_of: DatasetOf, spec_of: SpecOf) -> None:
+    dataset = two_targets(dataset_of, gaps=True)
+    spec = spec_of(dataset, mlp(dropout=0.0), epochs=1, batch_size=60, **STILL)
+    trained = train(dataset, spec, Share(np.arange(60)), 0)
+    y, v = dataset.targets["y"], dataset.targets["v"]
+    head = trained.network.head("v")
+    assert float(head.center) == pytest.approx(np.nanmean(v))
+    assert float(head.spread) == pytest.approx(np.nanstd(v))
+    with torch.inference_mode():
+        raw = {name: r.double().numpy() for name, r in trained.network(load(dataset, np.arange(60), CPU)[0])[1].items()}
+    entropy = np.log(np.exp(raw["y"]).sum(1)) - raw["y"][np.arange(60), y]
+    error = (raw["v"][:, 0] - (v - float(head.center)) / float(head.spread)) ** 2
+    assert trained.curve[0].loss == pytest.approx(entropy[y >= 0].mean() + np.nanmean(error), rel=1e-5)
+    assert float(head.residual) == pytest.approx(np.nanmean(error), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "huber", "gaussian_nll"])
+def test_what_is_learnt_with_gaps_is_finite_for_every_row(dataset_of: DatasetOf, spec_of: SpecOf, loss: str) -> None:
+    dataset = two_targets(dataset_of, gaps=True)
+    losses = {"y": Component(name="cross_entropy"), "v": Component(name=loss)}
+    spec = spec_of(dataset, mlp(), patience=5, batch_size=4, losses=losses)
+    said = say_all(train(dataset, spec, ROWS, 0).network, dataset, CPU)
+    assert all(part.isfinite().all() for part in (*said.values.values(), *said.variances.values()))
+
+
+def test_a_variance_comes_from_the_training_rows_where_no_held_out_row_has_the_target(
+    dataset_of: DatasetOf, spec_of: SpecOf
+) -> None:
+    dataset = two_targets(dataset_of, gaps=False)
+    dataset.targets["v"][ROWS.holdout] = np.nan
+    network = train(dataset, spec_of(dataset, mlp(), epochs=2), ROWS, 0).network
+    head = network.head("v")
+    with torch.inference_mode():
+        raw = network(load(dataset, ROWS.train, CPU)[0])[1]["v"][:, 0].double().numpy()
+    error = raw - (dataset.targets["v"][ROWS.train] - float(head.center)) / float(head.spread)
+    assert float(head.residual) == pytest.approx(np.mean(error**2), rel=1e-5)
+
+
+def test_a_target_that_no_training_row_has_is_told(dataset_of: DatasetOf, spec_of: SpecOf) -> None:
+    dataset = two_targets(dataset_of, gaps=False)
+    dataset.targets["v"][ROWS.train] = np.nan
+    with pytest.raises(TrainingError, match="'v'"):
+        train(dataset, spec_of(dataset, mlp()), ROWS, 0)
+
+
+# ------------------------------------------------------------------------------------------------------ experts and views
+
+
+def test_an_expert_learns_its_own_classes_against_all_others(dataset_of: DatasetOf, spec_of: SpecOf) -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(40, 3)), np.arange(40) % 4
+    dataset = dataset_of(x, {"y": y})
+    share = Share(np.arange(40), own=np.array([1, 3]))
+    trained = train(dataset, spec_of(dataset, mlp(dropout=0.0), epochs=1, batch_size=40, **STILL), share, 0)
+    p = say_all(trained.network, dataset, CPU).values["y"].double().numpy()
+    event = np.where(np.isin(y, [1, 3]), p[np.arange(40), y], p[:, 0] + p[:, 2])
+    assert trained.curve[0].loss == pytest.approx(-np.log(event).mean(), rel=1e-5)
+    longer = spec_of(dataset, mlp(dropout=0.0), epochs=6, batch_size=8)
+    first, *_, last = train(dataset, longer, share, 0).curve
+    assert last.loss < first.loss
+
+
+def test_a_member_learns_and_says_nothing_by_what_it_does_not_see(dataset_of: DatasetOf, spec_of: SpecOf) -> None:
+    dataset = small(dataset_of)
+    share = Share(np.arange(40), view=np.array([True, False, True]))
+    spec = spec_of(dataset, mlp(), epochs=2)
+    x = dataset.inputs["numeric"].copy()
+    x[:, 1] = np.random.default_rng(9).normal(7, 3, len(x))
+    hidden, x = dataclasses.replace(dataset, inputs={"numeric": x}), x.copy()
+    x[:, 0] += 1.5
+    seen = dataclasses.replace(dataset, inputs={"numeric": x})
+    network = train(dataset, spec, share, 0).network
+    said, same, other = (say_all(network, d, CPU).values["y"] for d in (dataset, hidden, seen))
+    assert torch.equal(said, same)
+    assert not torch.equal(said, other)
+    elsewhere = train(hidden, spec, share, 0).network.state_dict()
+    learnt = {name for name, t in network.state_dict().items() if not torch.equal(t, elsewhere[name])}
+    assert learnt <= {"preprocessing.mean", "preprocessing.scale"}
+
+
+def test_a_view_of_a_picture_hides_its_pixels(dataset_of: DatasetOf, spec_of: SpecOf) -> None:
+    dataset = grey(dataset_of)
+    view = np.zeros((1, 6, 5), np.bool_)
+    view[:, :3] = True
+    cnn = {"cnn": {"channels": [3], "convolutions": 1, "features": 6}}
+    network = train(dataset, spec_of(dataset, cnn, epochs=1), Share(np.arange(40), view=view.ravel()), 0).network
+    lower, upper = dataset.inputs["image"].copy(), dataset.inputs["image"].copy()
+    lower[:, :, 3:], upper[:, :, :3] = 255 - lower[:, :, 3:], 255 - upper[:, :, :3]
+    said, same, other = (
+        say_all(network, dataclasses.replace(dataset, inputs={"image": x}), CPU).values["y"]
+        for x in (dataset.inputs["image"], lower, upper)
+    )
+    assert torch.equal(said, same)
+    assert not torch.equal(said, other)
+
+
+# ----------------------------------------------------------------------------------------------------------- mixed, copies
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_mixing_repeats_and_changes_the_training(dataset_of: DatasetOf, spec_of: SpecOf, name: str) -> None:
+    dataset = grey(dataset_of)
+    before = dataset.inputs["image"].copy()
+    cnn = {"cnn": {"channels": [3], "convolutions": 1, "features": 6}}
+    mixed = [Component(name="shift"), Component(name=name, settings={"alpha": 1.0})]
+    specs = [spec_of(dataset, cnn, epochs=4, augment=augment) for augment in (mixed, mixed, mixed[:1])]
+    trained = [train(dataset, spec, Share(np.arange(50)), 5) for spec in specs]
+    assert digest(trained[0].network) == digest(trained[1].network) != digest(trained[2].network)
+    assert trained[0].curve[-1].loss < trained[0].curve[0].loss
+    assert (dataset.inputs["image"] == before).all()
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_copies_are_trained_by_the_mean_of_their_losses(dataset_of: DatasetOf, spec_of: SpecOf, kind: str) -> None:
+    dataset = small(dataset_of, kind=kind)
+    tabm = {"tabm": {"copies": 3, "width": 8, "layers": 1, "dropout": 0.0}}
+    trained = train(dataset, spec_of(dataset, tabm, epochs=1, batch_size=40, **STILL), Share(np.arange(40)), 0)
+    head = trained.network.head("y")
+    with torch.inference_mode():
+        raw = trained.network(load(dataset, np.arange(40), CPU)[0])[1]["y"].double().numpy()
+    assert raw.shape == (40, 3, 2)
+    y = dataset.targets["y"][:40]
+    if kind == "classification":
+        losses = np.log(np.exp(raw).sum(2)) - raw[np.arange(40), :, y]
+    else:
+        goal = (y - float(head.center)) / float(head.spread)
+        losses = (raw[:, :, 0] - goal[:, None]) ** 2
+        said = say_all(trained.network, dataset, CPU)
+        error = (said.values["y"][:40, 0].double().numpy() - y) ** 2
+        assert said.variances["y"][:40].double().mean() == pytest.approx(error.mean(), rel=1e-4)  # the copies' spread included
+    assert trained.curve[0].loss == pytest.approx(losses.mean(), rel=1e-5)
+    assert say_all(trained.network, dataset, CPU).values["y"].shape == (80, 2 if kind == "classification" else 1)
+
+
+# ------------------------------------------------------------------------------------------------ optimizers and schedules
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_lowers_the_loss_by_every_schedule(
+    dataset_of: DatasetOf, spec_of: SpecOf, optimizer: str, schedule: str
+) -> None:
+    dataset = small(dataset_of)
+    chosen = {"optimizer": Component(name=optimizer, settings={"lr": 0.02}), "schedule": Component(name=schedule)}
+    spec = spec_of(dataset, mlp(dropout=0.0), epochs=5, **chosen)
+    one, again = (train(dataset, spec, Share(np.arange(80)), 0) for _ in range(2))
+    assert one.curve[-1].loss < 0.95 * one.curve[0].loss
+    assert digest(one.network) == digest(again.network)
+
+
+# ------------------------------------------------------------------------------------------------------------ taken over
+
+
+def test_a_state_that_is_taken_over_is_where_training_starts(dataset_of: DatasetOf, spec_of: SpecOf) -> None:
+    dataset = small(dataset_of)
+    first = train(dataset, spec_of(dataset, mlp(dropout=0.0), epochs=3), ROWS, 0).network
+    still = spec_of(dataset, mlp(dropout=0.0), epochs=1, batch_size=40, **STILL)
+    start = Start(state={name: t.clone() for name, t in first.state_dict().items()})
+    second = train(dataset, still, ROWS, 1, start=start)
+    assert second.curve[0].loss == pytest.approx(holdout_loss(first, dataset, ROWS.train), rel=1e-5)
+    for name, tensor in first.state_dict().items():
+        assert second.network.state_dict()[name].numpy() == pytest.approx(tensor.numpy(), abs=1e-9)
+
+
+def test_rows_weigh_what_is_taken_over(dataset_of: DatasetOf, spec_of: SpecOf) -> None:
+    dataset = small(dataset_of)
+    weights = np.random.default_rng(0).uniform(0, 3, 40)
+    still = spec_of(dataset, mlp(dropout=0.0), epochs=1, batch_size=40, **STILL)
+    trained = train(dataset, still, Share(ROWS.train), 0, start=Start(rows={"y": weights}))
+    each = [holdout_loss(trained.network, dataset, np.array([row])) for row in ROWS.train]
+    assert trained.curve[0].loss == pytest.approx(np.average(each, weights=weights), rel=1e-5)
+
+
+def test_weights_of_rows_follow_their_rows_through_the_shuffled_batches(dataset_of: DatasetOf, spec_of: SpecOf) -> None:
+    """Rows without weight teach nothing, in whatever batch they are: their targets may be anything."""
+    dataset = small(dataset_of)
+    weights = (np.arange(40) % 2).astype(np.float64)
+    y = dataset.targets["y"].copy()
+    y[:40:2] = 1 - y[:40:2]
+    other = dataclasses.replace(dataset, targets={"y": y})
+    spec = spec_of(dataset, mlp(), epochs=3, batch_size=8)
+    one, two = (train(d, spec, Share(ROWS.train), 0, start=Start(rows={"y": weights})) for d in (dataset, other))
+    assert digest(one.network) == digest(two.network)
+    assert digest(one.network) != digest(train(dataset, spec, Share(ROWS.train), 0).network)
