@@ -6,6 +6,7 @@ import os
 from typing import Any
 from uuid import UUID
 
+import torch
 from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
@@ -45,8 +46,10 @@ def stop(record: PlanRecord) -> None:
 
 
 def _processes(plan: Plan) -> int:
+    """So many as the recipe says; else one for each GPU, or as many as there are cores for."""
     training = plan.recipe.training
-    return training.processes or max(1, (os.cpu_count() or 1) // training.threads)
+    on_gpu = any(job.spec.device.startswith("cuda") for jobs in plan.members.values() for job in jobs)
+    return training.processes or (torch.cuda.device_count() if on_gpu else max(1, (os.cpu_count() or 1) // training.threads))
 
 
 class _Reporter:

@@ -40,7 +40,7 @@ FAMILIES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
 
 
 class Entry(NamedTuple):
-    """A component: its name, its settings with their defaults, and the first sentence of its description."""
+    """A component: its name, its settings with their defaults, and the first paragraph of its description."""
 
     name: str
     settings: dict[str, str]

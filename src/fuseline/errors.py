@@ -35,3 +35,8 @@ class TrainingError(FuselineError):
 
 class PackageError(FuselineError):
     """A packaged ensemble can't be trusted or read."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, short enough for the middle of a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

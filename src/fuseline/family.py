@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fuseline.errors import RecipeError
+from fuseline.errors import RecipeError, first_line
 
 Function = Callable[..., Any]
 
@@ -80,7 +80,9 @@ def _loaded(point: EntryPoint) -> Any:
         return point.load()
     except (ImportError, AttributeError) as error:
         package = "an installed package" if point.dist is None else point.dist.name
-        raise RecipeError(f"{point.name!r} of {package} can't be loaded ({point.value}): {error}; mend that package.") from None
+        raise RecipeError(
+            f"{point.name!r} of {package} can't be loaded ({point.value}): {first_line(error)}; mend that package."
+        ) from None
 
 
 @cache

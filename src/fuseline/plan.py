@@ -103,7 +103,7 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
         RecipeError, DataError: one sentence that says what is wrong and where.
     """
     partition = complete(recipe.partition, PARTITIONS, "partition")
-    dataset, _ = datasets.prepare(recipe.data, recipe.targets, store, partition.settings.get("column"))
+    dataset, _ = datasets.prepare(recipe.data, recipe.targets, store, _group_column(partition))
     _check_targets(recipe)
     for name in (answers := dataset.schema.answers):
         if answers.count(name) > 1:
@@ -143,6 +143,12 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
     return Plan.open(place), place
 
 
+def _group_column(partition: Component) -> str | None:
+    """The column that a partition rule goes by: its setting ``column``, of fuseline's own rules and of others."""
+    column = partition.settings.get("column")
+    return column if isinstance(column, str) else None
+
+
 def _check_targets(recipe: Recipe) -> None:
     for name, target in recipe.targets.items():
         rules_for(recipe, name)
@@ -170,10 +176,11 @@ def _check_rows(recipe: Recipe, dataset: Dataset, split_: Split, shares: Shares,
         text = f"targets.{known_to}.loss: 'ranked_probability' needs every class in its place, and to an expert some are one"
         raise RecipeError(f"{text}; use 'cross_entropy', or by_class with 'rest: absent'.")
     on_features = any("features" in needs(rules_for(recipe, name)) for name in recipe.targets)
-    held_out = min(len(dataset.known(name, split_.rows("fusion"))) for name in recipe.targets)
+    unit = units(dataset, recipe.data.split)
+    held_out = min(len(np.unique(unit[dataset.known(name, split_.rows("fusion"))])) for name in recipe.targets)
     if held_out < recipe.fusion.folds and (on_features or not out_of_fold):
         why = "rules that look at features learn from held-out rows only" if on_features else "fusions learn from them"
-        raise RecipeError(f"data.split.fusion: {held_out} fusion rows are too few, and {why}; enlarge that share.")
+        raise RecipeError(f"data.split.fusion: {held_out} fusion rows or groups are too few, and {why}; enlarge that share.")
     for name, schema in dataset.schema.targets.items():
         for role in ("train", "test"):
             if not len(dataset.known(name, split_.rows(role))):
@@ -216,7 +223,8 @@ def _held_out(recipe: Recipe, e: int, c: int, replica: int, shares: Mapping[tupl
     address = (recipe.seed, MEMBERS, e, 0 if one_run else c, replica + 1, 0)
     whole = np.unique(np.concatenate([shares[e, i][replica].train for i in range(entry.count)])) if one_run else share.train
     aside = hold_out(Share(whole), pool, entry.early_stopping.holdout, np.random.default_rng(stream(*address))).holdout
-    return replace(share, train=share.train[~np.isin(share.train, aside)], holdout=aside)
+    train = share.train[~np.isin(share.train, aside)]
+    return replace(share, train=train, holdout=aside[np.isin(aside, share.train)])
 
 
 def _jobs(recipe: Recipe, specs: list[TrainSpec], shares: Shares) -> dict[str, list[ReplicaJob]]:
@@ -240,6 +248,10 @@ def _chained(members: dict[str, list[ReplicaJob]], after: dict[str, str]) -> dic
     done: dict[str, list[ReplicaJob]] = {}
     for name, jobs in members.items():
         earlier = done.get(after.get(name, ""), [])
+        for job, before in zip(jobs, earlier, strict=bool(earlier)):
+            if np.isin(job.share.judged, [*before.share.train, *before.share.holdout]).any():
+                text = f"partition: {name!r} would judge rows that the member which it follows has learnt from"
+                raise RecipeError(f"{text}; use a rule that gives both the same folds.")
         done[name] = [replace(j, before=(*b.before, b)) for j, b in zip(jobs, earlier, strict=True)] if earlier else jobs
     return done
 

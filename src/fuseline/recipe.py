@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, FiniteFloat, StrictBool, StrictInt, ValidationError, model_validator
+from pydantic import AfterValidator, Field, FiniteFloat, StrictBool, StrictInt, ValidationError, model_validator
 
 from fuseline.component import Component, Part, explain
 from fuseline.errors import RecipeError
@@ -20,6 +20,11 @@ def _refuse_twice(names: Sequence[str], what: str) -> None:
     for name in names:
         if list(names).count(name) > 1:
             raise ValueError(f"{what} {name!r} stands there twice; give each its own")
+
+
+def _once(names: list[str]) -> list[str]:
+    _refuse_twice(names, "the input")
+    return names
 
 
 class Split(Part):
@@ -52,7 +57,7 @@ class Data(Part):
 
     source: Component
     id: str | None = None
-    inputs: list[str] | None = Field(None, min_length=1)
+    inputs: Annotated[list[str], AfterValidator(_once)] | None = Field(None, min_length=1)
     categorical: list[str] = []
     missing: Literal["handle", "refuse"] = "handle"
     split: Split = Split()
@@ -93,12 +98,16 @@ class Target(Part):
             raise ValueError("'columns' names the labels of a target of the kind 'multilabel', and of no other kind")
         if self.columns is not None and (self.column is not None or self.classes is not None):
             raise ValueError("a multilabel target takes 'columns' alone; remove 'column' and 'classes'")
+        if len({type(label) for label in self.classes or []}) > 1:
+            raise ValueError("the 'classes' are of several kinds; give all as words, as whole numbers, or as true and false")
         if self.classes is not None and self.kind not in EXCLUSIVE:
             raise ValueError(f"'classes' are for the kinds {' and '.join(sorted(EXCLUSIVE))}; remove them")
         if self.kind != "quantile" and self.levels != type(self).model_fields["levels"].default:
             raise ValueError("'levels' are for the kind 'quantile'; remove them")
         if sorted(set(self.levels)) != self.levels:
             raise ValueError("the 'levels' must ascend")
+        if 0.5 not in self.levels:
+            raise ValueError("the 'levels' need 0.5 among them: it is the answer, and what calibration widens the others about")
         return self
 
 

@@ -10,12 +10,13 @@ import torch
 
 from fuseline.component import Component, complete
 from fuseline.data.schema import FIRST, Schema
-from fuseline.errors import RecipeError, TrainingError
+from fuseline.errors import RecipeError, TrainingError, first_line
 from fuseline.models.architectures import ARCHITECTURES
 from fuseline.models.heads import HEADS
 from fuseline.models.losses import CLASS_WEIGHTS, LOSSES
 from fuseline.models.network import Network, NetworkSpec
 from fuseline.models.preprocessing import NUMBERS, Batch
+from fuseline.models.vision import Vision
 from fuseline.recipe import Member, Recipe, Target
 from fuseline.store import sha256_of
 from fuseline.training.augmentation import AUGMENTATIONS
@@ -128,16 +129,23 @@ def _try(spec: TrainSpec, schema: Schema, field: str) -> None:
     try:
         network = blank(schema, spec.network).eval()
         network(_two_rows(schema, next(network.parameters()).device))
-    except (RecipeError, RuntimeError, TypeError, ValueError) as error:
-        text = str(error).splitlines()[0].rstrip(".")
-        raise RecipeError(f"{field}.architecture: this does not fit the data: {text}.") from None
+    except Exception as error:  # a module of another package may fail in any way
+        raise RecipeError(f"{field}.architecture: this does not fit the data: {first_line(error)}.") from None
     try:
         freeze(network, spec.freeze)
         groups(network, spec.rates, 1.0)
-        if spec.trained is not None:
-            load_trained(Network(schema, spec.network), spec.trained)
+        if spec.files:
+            _read_weights(Network(schema, spec.network), spec)
     except TrainingError as error:
-        raise RecipeError(f"{field}: {str(error).rstrip('.')}.") from None
+        raise RecipeError(f"{field}: {first_line(error)}.") from None
+
+
+def _read_weights(network: Network, spec: TrainSpec) -> None:
+    """Read the files of weights once, to find those that don't fit before anything is trained."""
+    if spec.trained is not None:
+        load_trained(network, spec.trained)
+    elif isinstance(network.backbone, Vision):
+        network.backbone.load_pretrained()
 
 
 def _two_rows(schema: Schema, device: torch.device) -> Batch:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,18 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-LIBRARIES = ("numpy", "pandas", "pillow", "rtdl_num_embeddings", "scikit-learn", "scipy", "tabm", "torch", "torchvision")
+LIBRARIES = (
+    "numpy",
+    "pandas",
+    "pillow",
+    "rtdl_num_embeddings",
+    "scikit-learn",
+    "scipy",
+    "tabm",
+    "torch",
+    "torch_geometric",
+    "torchvision",
+)
 
 
 def home() -> Path:
@@ -61,13 +72,20 @@ def _hashable(value: Any) -> Any:
 def code_version(*packages: str) -> str:
     """The version of the code that makes a result: the hash of the source of some of fuseline's packages, and of the versions
     of the libraries that compute."""
-    digest = hashlib.sha256(" ".join(version(name) for name in LIBRARIES).encode())
+    digest = hashlib.sha256(" ".join(_version(name) for name in LIBRARIES).encode())
     for package in sorted(packages):
         root = Path(str(resources.files("fuseline"))) / package
         files = sorted(root.rglob("*.py")) if root.is_dir() else [root.with_suffix(".py")]
         for file in files:
             digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # of an extra
+        return "none"
 
 
 def sha256_of(path: Path) -> str:

@@ -83,7 +83,7 @@ def raw_wine() -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def test_rows(first_run: Any, mixed_run: Any) -> dict[str, Any]:
-    return {"wine": np.load(first_run.reports()[0] / "rows.npy"), "mixed": np.load(mixed_run.reports()[0] / "rows.npy")}
+    return {"wine": np.load(first_run.reports()[0] / "rows-wine.npy"), "mixed": np.load(mixed_run.reports()[0] / "rows-kind.npy")}
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,19 @@ from typing import Any
 import psutil
 import pytest
 
-METRICS = ["accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro", "roc_auc", "log_loss", "brier", "ece"]
-VALUES = ["rmse", "mae", "r2"]
+METRICS = [
+    "accuracy",
+    "balanced_accuracy",
+    "precision_macro",
+    "recall_macro",
+    "f1_macro",
+    "mcc",
+    "roc_auc",
+    "log_loss",
+    "brier",
+    "ece",
+]
+VALUES = ["rmse", "mae", "r2", "nll", "crps", "coverage_90"]
 STAGES = {"plan", "track", "train", "bank", "fuse", "evaluate", "package", "register"}
 KEYS = {"run_id", "recipe", "members", "candidates", "best", "registered", "timing", "trained", "reused"}
 

@@ -15,10 +15,12 @@ from fuseline.data.sources import SOURCES
 from fuseline.errors import RecipeError
 from fuseline.fusion.rules import FUSIONS
 from fuseline.models.architectures import ARCHITECTURES
-from fuseline.models.heads import HEADS, LOSSES
+from fuseline.models.heads import HEADS
+from fuseline.models.losses import LOSSES
 from fuseline.partition import PARTITIONS
 from fuseline.training.augmentation import AUGMENTATIONS
-from fuseline.training.optimizers import OPTIMIZERS, SCHEDULES
+from fuseline.training.optimizers import OPTIMIZERS
+from fuseline.training.schedules import SCHEDULES
 
 FAMILIES: list[Mapping[str, Callable[..., Any]]] = [
     SOURCES,

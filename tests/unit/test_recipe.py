@@ -89,6 +89,57 @@ def test_paths_are_relative_to_the_recipes_folder(tmp_path: Path, monkeypatch: p
     assert recipe.data.source.settings["path"] == str(tmp_path / "a" / "data" / "tea.csv")
 
 
+def absolute(tmp_path: Path, text: str) -> Recipe:
+    """Read a recipe that lies in a folder of its own."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "r.yaml").write_text(text)
+    return load_recipe(tmp_path / "deep" / "r.yaml")
+
+
+@pytest.mark.parametrize("key", ["path", "table", "checksums", "root"])
+def test_every_file_of_a_source_is_relative_to_the_recipe(tmp_path: Path, key: str) -> None:
+    recipe = absolute(tmp_path, PLAIN.replace("{path: tea.csv}", f"{{{key}: ../tea/leaves, name: ../plain, rows: 3}}"))
+    settings = {key: str(tmp_path / "tea" / "leaves"), "name": "../plain", "rows": 3}
+    assert recipe.data.source == Component(name="csv", settings=settings)
+
+
+@pytest.mark.parametrize(
+    "written", ["old/w.safetensors", "{path: old/w.safetensors}", "{path: old/w.safetensors, mean: [0.5], std: [0.25]}"]
+)
+def test_a_file_of_trained_weights_is_relative_to_the_recipe(tmp_path: Path, written: str) -> None:
+    trained = absolute(tmp_path, PLAIN.replace("    augment: [shift, affine]", f"    trained: {written}")).members[0].trained
+    assert trained is not None
+    assert trained.path == str(tmp_path / "deep" / "old" / "w.safetensors")
+    assert (trained.mean, trained.std) == (([0.5], [0.25]) if "mean" in written else (None, None))
+
+
+@pytest.mark.parametrize(
+    ("weights", "becomes"),
+    [("w.pth", "deep/w.pth"), ("../w.safetensors", "w.safetensors"), ("DEFAULT", None), ("IMAGENET1K_V1", None), ("null", None)],
+)
+def test_weights_are_a_file_if_they_have_a_suffix(tmp_path: Path, weights: str, becomes: str | None) -> None:
+    recipe = absolute(tmp_path, PLAIN.replace("architecture: mlp", f"architecture: {{resnet18: {{weights: {weights}}}}}"))
+    given = recipe.members[0].architecture.settings["weights"]
+    assert given == (None if weights == "null" else weights if becomes is None else str(tmp_path / becomes))
+
+
+def test_other_words_are_no_files(tmp_path: Path) -> None:
+    """A target's settings name no files, whatever they are called."""
+    text = PLAIN.replace(
+        "{kind: classification}", "{kind: classification, class_weights: {given: {weights: {path: 2, root: 1}}}}"
+    )
+    rules = absolute(tmp_path, text).targets["taste"].class_weights
+    assert rules == Component(name="given", settings={"weights": {"path": 2, "root": 1}})
+
+
+def test_a_path_that_is_set_by_hand_is_relative_to_the_recipe_too(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(PLAIN)
+    recipe = load_recipe(tmp_path / "r.yaml", ["data.source.csv.path=other.csv", "members.0.trained=w.pt"])
+    assert recipe.data.source.settings["path"] == str(tmp_path / "other.csv")
+    assert recipe.members[0].trained is not None
+    assert recipe.members[0].trained.path == str(tmp_path / "w.pt")
+
+
 def test_an_absolute_path_stays(load: Loader) -> None:
     assert load(PLAIN.replace("tea.csv", "/somewhere/tea.csv")).data.source.settings["path"] == "/somewhere/tea.csv"
 
@@ -100,6 +151,14 @@ def test_an_absolute_path_stays(load: Loader) -> None:
 def test_a_word_is_a_word(load: Loader, word: str) -> None:
     recipe = load(PLAIN.replace("{kind: classification}", f"{{kind: classification, classes: [{word}, other]}}"))
     assert recipe.targets["taste"].classes == [word, "other"]
+
+
+@pytest.mark.parametrize("written", [["true", "false"], ["1", "0"], ["'1'", "'0'"], ["'true'", "'1'"], ["0o10", "-3"]])
+def test_classes_are_truths_whole_numbers_or_words_as_they_are_written(load: Loader, written: list[str]) -> None:
+    classes = load(PLAIN, f"targets.taste.classes=[{', '.join(written)}]").targets["taste"].classes
+    values = {"true": True, "false": False, "1": 1, "0": 0, "'1'": "1", "'0'": "0", "'true'": "true", "0o10": 8, "-3": -3}
+    assert classes == [values[word] for word in written]
+    assert [type(label) for label in classes or []] == [type(values[word]) for word in written]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +250,66 @@ def test_no_text_gets_through_but_as_a_recipe_or_a_refusal(load: Loader, text: s
         ("kind: classification", "kind: classification, classes: [a]", "targets.taste.classes: "),
         ("kind: classification", "kind: classification, metrics: []", "targets.taste.metrics: "),
         ("kind: classification", "kind: classification, fusion: []", "targets.taste.fusion: "),
+        ("kind: classification", "kind: multilabel", "targets.taste: 'columns' names the labels"),
+        ("kind: classification", "kind: multilabel, columns: [a]", "targets.taste.columns: "),
+        ("kind: classification", "kind: multilabel, columns: [a, a]", "targets.taste: the column 'a' stands there twice"),
+        ("kind: classification", "kind: multilabel, columns: [a, b], column: c", "targets.taste: a multilabel target takes"),
+        (
+            "kind: classification",
+            "kind: multilabel, columns: [a, b], classes: [c, d]",
+            "targets.taste: a multilabel target takes",
+        ),
+        ("kind: classification", "kind: classification, columns: [a, b]", "targets.taste: 'columns' names the labels"),
+        ("kind: classification", "kind: classification, classes: [a, a]", "targets.taste: the class 'a' stands there twice"),
+        ("kind: classification", "kind: classification, classes: [1, '1']", "targets.taste: the class '1' stands there twice"),
+        ("kind: classification", "kind: classification, classes: [a, 1.5]", "targets.taste.classes.1."),
+        ("kind: classification", "kind: classification, classes: [a, null]", "targets.taste.classes.1."),
+        ("kind: classification", "kind: regression, classes: [a, b]", "targets.taste: 'classes' are for the kinds"),
+        ("kind: classification", "kind: quantile, classes: [1, 2]", "targets.taste: 'classes' are for the kinds"),
+        (
+            "kind: classification",
+            "kind: classification, levels: [0.1, 0.9]",
+            "targets.taste: 'levels' are for the kind 'quantile'",
+        ),
+        ("kind: classification", "kind: ordinal, levels: [0.1, 0.9]", "targets.taste: 'levels' are for the kind 'quantile'"),
+        ("kind: classification", "kind: regression, levels: [0.1, 0.9]", "targets.taste: 'levels' are for the kind 'quantile'"),
+        (
+            "kind: classification",
+            "kind: multilabel, columns: [a, b], levels: [0.1, 0.9]",
+            "targets.taste: 'levels' are for the kind 'quantile'",
+        ),
+        ("kind: classification", "kind: quantile, levels: [0.5]", "targets.taste.levels: "),
+        ("kind: classification", "kind: quantile, levels: [0.5, 0.1]", "targets.taste: the 'levels' must ascend"),
+        ("kind: classification", "kind: quantile, levels: [0.1, 0.1]", "targets.taste: the 'levels' must ascend"),
+        ("kind: classification", "kind: quantile, levels: [0, 0.5]", "targets.taste.levels.0: "),
+        ("kind: classification", "kind: quantile, levels: [0.5, 1]", "targets.taste.levels.1: "),
+        ("kind: classification", "kind: quantile, levels: [0.5, .nan]", "targets.taste.levels.1: "),
+        ("kind: classification", "kind: classification, missing: handle", "targets.taste.missing: "),
+        ("kind: classification", "kind: classification, class_weights: [balanced]", "targets.taste.class_weights: "),
+        ("kind: classification", "kind: classification, fusion: [mean, mean]", "targets.taste: the fusion rule 'mean'"),
+        ("    count: 3\n", "    numbers: [standard]\n", "members.1.numbers: "),
+        ("    count: 3\n", "    average: {ema: {}, swa: {}}\n", "members.1.average: "),
+        ("    count: 3\n", "    freeze: backbone.*\n", "members.1.freeze: "),
+        ("    count: 3\n", "    rates: {backbone.*: 0}\n", "members.1.rates.backbone.*: "),
+        ("    count: 3\n", "    rates: {backbone.*: 1001}\n", "members.1.rates.backbone.*: "),
+        ("    count: 3\n", "    rates: [1]\n", "members.1.rates: "),
+        ("    count: 3\n", "    strategy: boosting\n", "members.1: a 'strategy' says how several members"),
+        ("    count: 3\n", "    count: 3\n    trained: w.pt\n", "members.1: a 'trained' member is one set of weights"),
+        ("    count: 3\n", "    trained: {mean: [0.5]}\n", "members.1.trained.path: this key is required"),
+        ("    count: 3\n", "    trained: {path: w.pt, mean: []}\n", "members.1.trained.mean: "),
+        ("    count: 3\n", "    trained: {path: w.pt, mean: [.nan]}\n", "members.1.trained.mean.0: "),
+        ("    count: 3\n", "    trained: {path: w.pt, std: [0]}\n", "members.1.trained.std.0: "),
+        ("    count: 3\n", "    trained: {path: w.pt, std: [.inf]}\n", "members.1.trained.std.0: "),
+        ("    count: 3\n", "    trained: {path: w.pt, mean: [1]}\n", "members.1.trained: 'mean' and 'std' go together"),
+        ("    count: 3\n", "    trained: {path: w.pt, std: [1]}\n", "members.1.trained: 'mean' and 'std' go together"),
+        (
+            "    count: 3\n",
+            "    trained: {path: w.pt, mean: [1, 2, 3], std: [1]}\n",
+            "members.1.trained: 'mean' and 'std' go together",
+        ),
+        ("    count: 3\n", "    trained: {path: w.pt, scale: 1}\n", "members.1.trained.scale: this key"),
+        ("    count: 3\n", "    trained: 3\n", "members.1.trained: "),
+        ("targets:\n", "targets:\n  other: {kind: multilabel, columns: [x, taste]}\n", "the target column 'taste'"),
         ("  taste:", "  bad name:", "targets.bad name"),
         ("name: tea\n", "name: a/b\n", "name: "),
         ("name: tea\n", "name: -tea\n", "name: "),
@@ -264,9 +383,48 @@ def test_member_names_count_from_one(load: Loader) -> None:
 
 def test_columns_and_the_registered_name_follow_the_names(load: Loader) -> None:
     recipe = load()
-    assert (recipe.column("taste"), recipe.registered_name) == ("taste", "tea")
+    assert (recipe.columns("taste"), recipe.registered_name) == (["taste"], "tea")
     recipe = load(PLAIN, "targets.taste.column=t", "registry.name=other")
-    assert (recipe.column("taste"), recipe.registered_name) == ("t", "other")
+    assert (recipe.columns("taste"), recipe.registered_name) == (["t"], "other")
+    recipe = load(PLAIN, "targets.taste={kind: multilabel, columns: [sweet, bitter]}")
+    assert recipe.columns("taste") == ["sweet", "bitter"]
+
+
+EVERYTHING = """\
+name: tea
+data: {source: digits}
+targets:
+  grade: {kind: ordinal, classes: [low, high], missing: mask, class_weights: {effective_number: {beta: 0.9}}}
+  notes: {kind: multilabel, columns: [sweet, bitter], loss: focal}
+  price: {kind: quantile, levels: [0.1, 0.5], column: euros}
+members:
+  - {name: a, count: 2, architecture: mlp, numbers: {quantile: {quantiles: 9}}, average: ema, strategy: {snapshots: {cycles: 2}}}
+  - {name: b, architecture: mlp, freeze: [backbone.*], rates: {heads.*: 10, "*": 0.1}}
+  - {name: c, architecture: mlp, trained: {path: /w.pt, mean: [0.5, 0], std: [0.2, 1]}}
+"""
+
+
+def test_everything_that_may_be_said_is_kept(load: Loader) -> None:
+    recipe = load(EVERYTHING)
+    grade, notes, price = recipe.targets.values()
+    assert (grade.classes, grade.missing) == (["low", "high"], "mask")
+    assert grade.class_weights == Component(name="effective_number", settings={"beta": 0.9})
+    assert (notes.columns, notes.missing, notes.class_weights) == (["sweet", "bitter"], "refuse", None)
+    assert (price.levels, recipe.columns("price")) == ([0.1, 0.5], ["euros"])
+    a, b, c = recipe.members
+    assert a.numbers == Component(name="quantile", settings={"quantiles": 9})
+    assert (a.average, a.strategy) == (Component(name="ema"), Component(name="snapshots", settings={"cycles": 2}))
+    assert (b.freeze, list(b.rates.items())) == (["backbone.*"], [("heads.*", 10), ("*", 0.1)])
+    assert (b.numbers, b.average, b.strategy, b.trained) == (Component(name="standard"), None, None, None)
+    assert c.trained is not None
+    assert c.trained.model_dump() == {"path": "/w.pt", "mean": [0.5, 0], "std": [0.2, 1]}
+    assert load(dump_recipe(recipe)) == recipe
+
+
+def test_a_trained_file_may_be_given_by_its_path_alone(load: Loader) -> None:
+    short, long = (load(PLAIN, f"members.0.trained={written}") for written in ("/w.pt", "{path: /w.pt}"))
+    assert short == long
+    assert load(dump_recipe(short)) == short
 
 
 def test_parts_are_frozen(load: Loader) -> None:
@@ -380,7 +538,7 @@ TRAPS = st.sampled_from(
         "1_0",
     ]
 )
-LABELS = st.lists(WORDS | TRAPS | st.integers() | st.booleans(), min_size=2, max_size=4, unique_by=str)
+LABELS = st.lists(WORDS | TRAPS, min_size=2, max_size=4, unique_by=str) | st.lists(st.integers(), min_size=2, unique=True)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 from fuseline.component import Component
@@ -119,9 +120,13 @@ def test_a_file_counts_by_what_is_in_it(weights: Callable[..., Path]) -> None:
 
 
 def test_pretrained_weights_in_a_file_count_too(tmp_path: Path) -> None:
-    (tmp_path / "resnet.pt").write_bytes(b"anything: it is read when it is trained")
-    made = spec(PICTURES, architecture={"resnet18": {"weights": str(tmp_path / "resnet.pt")}})
-    assert list(made.files) == [str(tmp_path / "resnet.pt")]
+    place = tmp_path / "resnet.pt"
+    torch.save(torchvision.models.get_model("resnet18").state_dict(), place)
+    made = spec(PICTURES, architecture={"resnet18": {"weights": str(place)}})
+    assert list(made.files) == [str(place)]
+    place.write_bytes(b"no weights")
+    with pytest.raises(RecipeError, match=r"resnet\.pt: the weights of resnet18 can't be read"):
+        spec(PICTURES, architecture={"resnet18": {"weights": str(place)}})
 
 
 # ---------------------------------------------------------------------------------------------------------------- mistakes

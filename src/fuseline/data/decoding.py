@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydantic import Field
 
-from fuseline.data.files import first_line
-from fuseline.errors import DataError
+from fuseline.errors import DataError, first_line
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 """The decoders that a file may reach; Pillow has far more, each a way in for a damaged or hostile file."""

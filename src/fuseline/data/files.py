@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fuseline.errors import DataError
+from fuseline.errors import DataError, first_line
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,3 @@ def _channels_first(array: NDArray[Any], layout: str, where: str) -> NDArray[Any
         raise DataError(f"{where} has {array.ndim} axes; pictures need (N, H, W), (N, H, W, C) or (N, C, H, W).")
     last = layout == "last" or (layout == "auto" and array.shape[-1] in (1, 3, 4))
     return np.ascontiguousarray(np.moveaxis(array, -1, 1)) if last else array
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, short enough for the middle of a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -46,9 +46,10 @@ def encode(frame: pd.DataFrame, target: Target, where: str) -> tuple[TargetSchem
 
 
 def _values(column: pd.Series[Any], where: str) -> NDArray[np.float64]:
-    if column.dtype.kind in "mMc":
+    numbers = pd.to_numeric(column, errors="coerce")
+    if column.dtype.kind in "mM" or numbers.dtype.kind == "c":
         raise DataError(f"{where}: target column {column.name!r} holds {column.dtype} and no plain numbers; turn it into some.")
-    values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    values = numbers.to_numpy(np.float64, na_value=np.nan)
     if (bad := ~np.isfinite(values) & column.notna().to_numpy()).any():
         row = int(bad.argmax())
         raise DataError(f"{where}: target column {column.name!r}, row {row}: {column.iloc[row]!r} is not a finite number.")
@@ -76,6 +77,9 @@ def _classes(column: pd.Series[Any], target: Target, where: str) -> tuple[Target
         raise DataError(f"{name} mixes labels of the kinds {listed}; give all the same kind.")
     if target.kind == "ordinal" and target.classes is None and str in kinds:
         raise DataError(f"{name} holds words, which have no order by themselves; list them in order in the target's 'classes'.")
+    if target.classes is not None and kinds - {type(label) for label in target.classes}:
+        listed, first = ", ".join(map(repr, target.classes)), next(label for label in labels if label is not None)
+        raise DataError(f"{name} holds labels like {first!r}, which are of another kind than the classes {listed}.")
     classes = target.classes or sorted(there)
     if len(classes) < 2:
         raise DataError(f"{name} has one class only ({classes[0]!r}); nothing can be learnt.")

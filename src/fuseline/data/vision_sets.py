@@ -24,9 +24,9 @@ from PIL import Image
 from fuseline.component import unknown
 from fuseline.data.checksums import md5_of_known, read_sums, verify
 from fuseline.data.decoding import Size, stack
-from fuseline.data.files import Raw, first_line
+from fuseline.data.files import Raw
 from fuseline.data.vision_catalogue import LEFT_OUT, VISION_SETS, Division
-from fuseline.errors import DataError, RecipeError
+from fuseline.errors import DataError, RecipeError, first_line
 from fuseline.store import content_key, sha256_of
 
 PICKLED = ("CIFAR10", "CIFAR100")

@@ -22,6 +22,9 @@ from fuseline.fusion.pinball import simplex_pinball
 from fuseline.fusion.scores import likelihoods
 
 Floats = NDArray[np.float64]
+
+LEAST = 1e-6
+"""A weight below this is none: expectation maximisation never reaches 0, and a package drops members without weight."""
 Loss = Callable[[Floats, int], Floats]
 """``(sums (M, n), k) → losses (M,)`` of the sums as means of k."""
 
@@ -48,7 +51,8 @@ def weights(outputs: Outputs, target: Tensor, generator: torch.Generator) -> Com
         found = simplex_pinball(_errors(outputs, target), _levels(outputs))
     else:
         found = simplex_log_loss(likelihoods(outputs, target))
-    return Mixture({"weights": torch.from_numpy(found)})
+    found = np.where(found < LEAST, 0.0, found)
+    return Mixture({"weights": torch.from_numpy(found / found.sum())})
 
 
 def greedy(

@@ -45,10 +45,12 @@ class Head(nn.Module):
     """One target's head: the module, how its raw output is read, and what brings it back to the target's units.
 
     Attributes:
+        own: which classes it tells apart (C,); an expert is taught only what all others are together.
         center, spread: mean and standard deviation of the training rows' values.
         residual: variance of the standardised residuals on held-out rows, for losses that learn no variance (else 0).
     """
 
+    own: Tensor
     center: Tensor
     spread: Tensor
     residual: Tensor
@@ -57,6 +59,8 @@ class Head(nn.Module):
         super().__init__()
         self.task = task
         self.module = module
+        if task.exclusive:
+            self.register_buffer("own", torch.ones(task.width, dtype=torch.bool))
         if task.kind in ("regression", "quantile"):
             self.register_buffer("center", torch.zeros((), dtype=torch.float64))
             self.register_buffer("spread", torch.ones((), dtype=torch.float64))
@@ -67,6 +71,12 @@ class Head(nn.Module):
     def outputs(task: TargetSchema) -> int:
         """How many numbers the raw output has."""
         return {"ordinal": task.width - 1, "regression": 2}.get(task.kind, task.width)
+
+    @torch.no_grad()
+    def know(self, own: Tensor) -> None:
+        """Make it an expert in some classes, given by their codes; none means all."""
+        self.own.fill_(len(own) == 0)
+        self.own[own.to(self.own.device)] = True
 
     @torch.no_grad()
     def fit(self, values: Tensor) -> None:
@@ -104,10 +114,15 @@ class Head(nn.Module):
         return raw
 
     def predict(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Probabilities (…, C) or quantiles (…, Q) and nothing, or values (…, 1) and variances (…, 1), computed in float64."""
+        """Probabilities (…, C) or quantiles (…, Q) and nothing, or values (…, 1) and variances (…, 1), computed in float64.
+
+        What an expert gives to the classes that it can't tell apart is spread evenly over them: it has learnt their sum alone.
+        """
         said = self.link(raw.double())
         if self.task.exclusive:
-            return said.exp(), None
+            p = said.exp()
+            others = (p * ~self.own).sum(-1, keepdim=True) / (~self.own).sum().clamp(min=1)
+            return torch.where(self.own, p, others), None
         if self.task.kind == "multilabel":
             return said.sigmoid(), None
         if self.task.kind == "quantile":

@@ -8,12 +8,12 @@ from typing import Any, get_type_hints
 
 import torch
 from pydantic import TypeAdapter
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fuseline.data.schema import FIRST, Schema
-from fuseline.errors import RecipeError
+from fuseline.errors import RecipeError, first_line
 from fuseline.models.preprocessing import Batch
 
 FILLED = ("in_channels", "in_features")
@@ -48,9 +48,9 @@ class Wrapped(nn.Module):
         self.module.eval()
         try:
             out = self.module(rows)
-        except RuntimeError as error:
+        except Exception as error:
             text = f"{type(self.module).__name__} can't take rows of shape {tuple(rows.shape[1:])}"
-            raise RecipeError(f"{text}: {str(error).splitlines()[0].rstrip('.')}.") from None
+            raise RecipeError(f"{text}: {first_line(error)}.") from None
         finally:
             self.module.train()
         return int(out.flatten(1).shape[1])
@@ -70,7 +70,7 @@ def adapt(found: Any) -> Callable[..., nn.Module]:
 
     def architecture(schema: Schema, **settings: Any) -> nn.Module:
         if schema.image is None and "in_channels" in taken:
-            raise RecipeError(f"{kind.__name__} needs pictures, and the data are a table")
+            raise RecipeError(f"{kind.__name__} needs pictures, and the data are a table.")
         sizes = {"in_channels": schema.image[0] if schema.image else 0, "in_features": _numbers(schema)}
         return Wrapped(schema, kind(**{name: sizes[name] for name in FILLED if name in taken}, **settings))
 
@@ -81,15 +81,15 @@ def adapt(found: Any) -> Callable[..., nn.Module]:
             raise RecipeError(f"{kind.__name__} can't be a member: its parameter {p.name!r} is no number, word or list of them.")
     architecture.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
     architecture.__annotations__ = {p.name: hints[p.name] for p in own}
-    architecture.__name__ = kind.__name__
+    architecture.__name__, architecture.__doc__ = kind.__name__, kind.__doc__
     return architecture
 
 
 def _is_plain(parameter: inspect.Parameter, hint: Any) -> bool:
     """Whether a recipe can say a parameter: pydantic knows its type, and its default is plain."""
     try:
-        TypeAdapter(hint)
-    except PydanticSchemaGenerationError:
+        TypeAdapter(hint).json_schema()
+    except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema):
         return False
     return parameter.default is parameter.empty or isinstance(parameter.default, bool | int | float | str | list | tuple | None)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fuseline.bank import Bank
+from fuseline.component import Component
 from fuseline.errors import PackageError
 from fuseline.fusion.combine import Combiner, Mixture
 from fuseline.fusion.combiners import combiner_name
@@ -19,7 +20,7 @@ from fuseline.package.files import Description, MemberFile, TargetFile, save_ens
 from fuseline.plan import Plan
 from fuseline.store import Store, code_version, content_key
 from fuseline.training.replica import KIND, load_network
-from fuseline.training.train import EVALUATION_BATCH
+from fuseline.training.train import rows_at_once
 
 RUNTIME = ("component", "data", "errors", "evaluation", "family", "fusion", "models", "package", "store", "terms", "threads")
 """The parts of fuseline that a packaged ensemble runs."""
@@ -61,7 +62,7 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
         for name in names:
             spec = plan.members[name][0].spec.network
             networks.append([_load(store, replica, plan, spec) for replica in replicas[name]])
-            members.append(MemberFile(name=name, network=spec, replicas=len(replicas[name])))
+            members.append(MemberFile(name=name, network=_without_files(spec), replicas=len(replicas[name])))
         description = Description(
             schema_=plan.dataset.schema,
             members=members,
@@ -75,7 +76,7 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
                 for part in fused
             },
             threads=plan.recipe.training.threads,
-            batch=EVALUATION_BATCH,
+            batch=rows_at_once(plan.dataset.schema),
             provenance={"data": plan.dataset.fingerprint, "code": code_version(*RUNTIME), "requirements": needed},
         )
         save_ensemble(description, networks, combiners, folder)
@@ -89,6 +90,12 @@ def requirements(architectures: Sequence[str]) -> list[str]:
     names += ["torch_geometric"] if "graph" in architectures else []
     added = {ARCHITECTURES.requirement(name) for name in architectures}
     return [*(f"{name}=={version(name).split('+')[0]}" for name in names), *sorted(a for a in added if a is not None)]
+
+
+def _without_files(spec: NetworkSpec) -> NetworkSpec:
+    """A specification that no longer names the file which its weights started from: a package has its own."""
+    settings = {name: None if name == "weights" else value for name, value in spec.architecture.settings.items()}
+    return spec.model_copy(update={"architecture": Component(name=spec.architecture.name, settings=settings)})
 
 
 def _load(store: Store, key: str, plan: Plan, spec: NetworkSpec) -> Any:

@@ -65,7 +65,8 @@ def train_into(store: Store, data: Path, job: ReplicaJob, report: Callable[[Epoc
         started = time.perf_counter()
         takes_over = start(job.strategy, _folders(store, job, dataset), dataset, job.share.train)
         trained = train(dataset, job.spec, job.share, job.seed, report, takes_over)
-        said = say_all(trained.network.cpu(), dataset, torch.device("cpu"))  # as the package will, wherever it was trained
+        said = say_all(trained.network, dataset, torch.device(job.spec.device))  # a package on a CPU says it to rounding
+        trained.network.cpu()
         for name, values in said.values.items():
             np.save(folder / f"values-{name}.npy", values.numpy())
         for name, variances in said.variances.items():

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from fuseline.component import Component, Part
 from fuseline.data.dataset import Dataset
+from fuseline.data.schema import Schema
 from fuseline.errors import TrainingError
 from fuseline.models.losses import LEARNS_VARIANCE, class_weights
 from fuseline.models.network import Branch, Network, NetworkSpec, Said, batches
 from fuseline.models.preprocessing import Batch
-from fuseline.partition import Rows, Share, masks
+from fuseline.partition import Rows, Share, expert_target, masks
 from fuseline.training.augmentation import AUGMENTATIONS
 from fuseline.training.averaging import AVERAGES
 from fuseline.training.groups import freeze, groups, rest_frozen
@@ -32,6 +33,20 @@ from fuseline.training.schedules import SCHEDULES, scheduler
 from fuseline.training.trained import TrainedFile, load_trained
 
 EVALUATION_BATCH = 2048
+"""So many rows are said at once, or fewer of larger pictures: of 1,024 pixels an Inception needs 6 MB in the middle."""
+
+PIXELS = 1 << 18
+
+
+def rows_at_once(schema: Schema) -> int:
+    """How many rows are said at once.
+
+    >>> rows_at_once(Schema(image=(3, 224, 224), targets={}))
+    5
+    """
+    if schema.image is None:
+        return EVALUATION_BATCH
+    return max(1, min(EVALUATION_BATCH, PIXELS // (schema.image[1] * schema.image[2])))
 
 
 class TrainSpec(Part):
@@ -122,13 +137,15 @@ class _Trainer:
         self.generator = torch.Generator().manual_seed(seed)
         self.inputs, self.targets = load(dataset, share.train, device)
         self.held_inputs, self.held_targets = load(dataset, share.holdout, device)
-        self.count = len(share.train)
+        self.count, self.size = len(share.train), rows_at_once(dataset.schema)
         network = build(dataset, spec, share, self.inputs, self.targets, self.generator)
         if start.state is not None:
             seen = {name: mask for name, mask in network.state_dict().items() if name.startswith("preprocessing.sees_")}
             network.load_state_dict(start.state | seen)  # what the share says it sees, whatever its predecessor saw
         self.network = network.to(device)
         self.rows = {name: torch.from_numpy(np.asarray(w, np.float32)).to(device) for name, w in start.rows.items()}
+        if (target := expert_target(dataset.schema)) is not None:
+            self.network.head(target).know(torch.from_numpy(np.asarray(share.own)))
         self.objective = self._objective(dataset, share)
         self.average = None if spec.average is None else AVERAGES[spec.average.name](**spec.average.settings)
         freeze(self.network, spec.freeze)
@@ -157,7 +174,8 @@ class _Trainer:
             loss = self._epoch()
             if self.average is not None:
                 self.average.after_epoch(self.network, number / self.spec.epochs)
-                kept = cast(Network, self.average.module(self._batches()) or self.network)
+                if self._looks or number == self.spec.epochs:  # a pass over all rows, where batch norm is measured anew
+                    kept = cast(Network, self.average.module(self._batches()) or self.network)
             holdout = self._holdout(kept)
             if not np.isfinite(loss) or not np.isfinite(holdout or 0.0):
                 raise TrainingError(f"the loss is not finite in epoch {number} (of {self.spec.epochs}); lower the learning rate.")
@@ -212,13 +230,18 @@ class _Trainer:
         for rows in torch.arange(self.count).tensor_split(self.parts):
             yield {name: x[rows] for name, x in self.inputs.items()}
 
+    @property
+    def _looks(self) -> bool:
+        """Whether held-out rows are looked at after each epoch."""
+        return self.spec.patience is not None and len(next(iter(self.held_targets.values()))) > 0
+
     @torch.no_grad()
     def _holdout(self, network: Network) -> float | None:
         """The loss over all held-out rows, not the mean over batches."""
-        if self.spec.patience is None or not len(next(iter(self.held_targets.values()))):
+        if not self._looks:
             return None
         network.eval()
-        raw = _raw(network, self.held_inputs)
+        raw = _raw(network, self.held_inputs, self.size)
         return float(self.objective([Branch(1.0, raw)], self.held_targets))
 
     @torch.no_grad()
@@ -229,7 +252,7 @@ class _Trainer:
             held = int((~self.held_targets[name].isnan()).sum())
             inputs, targets = (self.held_inputs, self.held_targets) if held > 1 else (self.inputs, self.targets)
             if head.task.kind == "regression" and component.name not in LEARNS_VARIANCE and self.spec.trained is None:
-                said = _raw(self.network, inputs)[name][..., 0].double()
+                said = _raw(self.network, inputs, self.size)[name][..., 0].double()
                 said = said.reshape(len(said), -1)  # (n, K); the copies' own spread comes on top when they predict
                 error = said.mean(1) - head.standardise(targets[name]).double()
                 head.residual.fill_(max(float((error**2 - said.var(1, correction=0)).nanmean()), 1e-12))
@@ -256,9 +279,9 @@ def build(
     return network
 
 
-def _raw(network: Network, inputs: Batch) -> dict[str, Tensor]:
+def _raw(network: Network, inputs: Batch, size: int) -> dict[str, Tensor]:
     """What the heads say of all rows, in large batches."""
-    parts = [network(batch)[1] for batch in batches(inputs, EVALUATION_BATCH)]
+    parts = [network(batch)[1] for batch in batches(inputs, size)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -272,9 +295,9 @@ def load(dataset: Dataset, rows: Rows, device: torch.device) -> tuple[Batch, Bat
 
 
 @torch.inference_mode()
-def say_all(network: torch.nn.Module, dataset: Dataset, device: torch.device, size: int = EVALUATION_BATCH) -> Said:
-    """What a network says of every row of the data, on the CPU."""
-    said = []
+def say_all(network: torch.nn.Module, dataset: Dataset, device: torch.device) -> Said:
+    """What a network on a device says of every row of the data, brought to the CPU."""
+    said, size = [], rows_at_once(dataset.schema)
     for start in range(0, len(dataset), size):
         inputs, _ = load(dataset, np.arange(start, min(start + size, len(dataset))), device)
         said.append(network.say(inputs))  # type: ignore[operator]

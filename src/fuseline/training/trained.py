@@ -15,6 +15,7 @@ from torch import Tensor
 from fuseline.component import Part
 from fuseline.errors import TrainingError
 from fuseline.models.network import Network
+from fuseline.models.vision import CLASSIFIERS
 
 
 class TrainedFile(Part):
@@ -35,8 +36,9 @@ class TrainedFile(Part):
 def load_trained(network: Network, file: TrainedFile, white: float = 255.0) -> None:
     """Read a member's weights into its network.
 
-    Keys of the file that the network does not know are taken for those of the backbone alone; a last matrix and vector that
-    are left over then belong to the head, if there is one target with a linear head.
+    Keys of the file that the network does not know are taken for those of the backbone alone; its classifier's last matrix and
+    vector then belong to the head, if there is one target with a linear head. Auxiliary branches serve nothing: they are passed
+    over on both sides.
 
     Args:
         white: the value of a pixel that ``mean`` and ``std`` call 1.
@@ -45,6 +47,7 @@ def load_trained(network: Network, file: TrainedFile, white: float = 255.0) -> N
         TrainingError: names the file, and the first key that is missing, left over or of another shape.
     """
     state, own = read_state(Path(file.path)), network.state_dict()
+    state = {key: tensor for key, tensor in state.items() if not _auxiliary(key)}
     places = _places(list(state), own, len(network.heads) == 1)
     for key, tensor in state.items():
         if (place := places[key]) not in own:
@@ -52,11 +55,16 @@ def load_trained(network: Network, file: TrainedFile, white: float = 255.0) -> N
         if tensor.shape != own[place].shape:
             raise TrainingError(f"{file.path}: {key!r} has the shape {tuple(tensor.shape)}, not {tuple(own[place].shape)}")
     found = {places[key]: tensor for key, tensor in state.items()}
-    missing = [key for key in own if key not in found and not key.startswith("preprocessing.")]
+    missing = [key for key in own if key not in found and not (key.startswith("preprocessing.") or _auxiliary(key))]
+    missing = [key for key in missing if key != "heads.0.own"]
     if missing:
         raise TrainingError(f"{file.path}: there is nothing for {missing[0]!r} (and {len(missing) - 1} more)")
     network.load_state_dict(own | found)
     _scale(network, file, white)
+
+
+def _auxiliary(key: str) -> bool:
+    return any(part.lower().startswith("aux") for part in key.split("."))
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -85,7 +93,8 @@ def _places(keys: list[str], own: Mapping[str, Tensor], one_head: bool) -> dict[
     places = {key: f"{below}.{key}" if f"{below}.{key}" in own else key for key in keys}
     for key in keys:
         head = f"heads.0.module.{key.rsplit('.', 1)[-1]}"
-        if one_head and places[key] not in own and head in own and head not in places.values():
+        classifier = key.split(".")[0] in CLASSIFIERS
+        if one_head and classifier and places[key] not in own and head in own and head not in places.values():
             places[key] = head
     return places
 

@@ -24,6 +24,10 @@ def table(**columns: Any) -> pd.DataFrame:
     return pd.DataFrame(whole | columns)
 
 
+def objects(*values: Any) -> pd.Series[Any]:
+    return pd.Series(list(values), dtype=object)
+
+
 def test_a_table_becomes_numbers_and_codes() -> None:
     arrays = TABLE.encode(table())
     assert set(arrays) == {"numeric", "categorical"}
@@ -178,6 +182,124 @@ def test_pictures_of_words_are_refused(refusal: Callable[..., str]) -> None:
     refusal(DataError, GREY.encode, np.full((1, 1, 2, 3), "a"))
 
 
-def test_a_target_is_as_wide_as_its_classes() -> None:
-    assert TargetSchema(kind="classification", classes=["a", "b", "c"]).width == 3
-    assert TargetSchema(kind="regression").width == 1
+# --------------------------------------------------------------------------------------------------------------- targets
+
+COLOURS = TargetSchema(kind="classification", classes=["red", "blue"])
+STEPS = TargetSchema(kind="ordinal", classes=[1, 2, 3])
+MARKS = TargetSchema(kind="multilabel", classes=["p", "q"])
+VALUE = TargetSchema(kind="regression")
+LEVELS = TargetSchema(kind="quantile", levels=[0.05, 0.4, 0.975])
+
+
+@pytest.mark.parametrize(
+    ("task", "width", "exclusive"),
+    [(COLOURS, 2, True), (STEPS, 3, True), (MARKS, 2, False), (VALUE, 1, False), (LEVELS, 3, False)],
+    ids=lambda value: value.kind if isinstance(value, TargetSchema) else None,
+)
+def test_a_target_is_as_wide_as_what_it_says(task: TargetSchema, width: int, exclusive: bool) -> None:
+    assert task.width == width
+    assert task.exclusive == exclusive
+
+
+@pytest.mark.parametrize(
+    ("task", "answers"),
+    [
+        (COLOURS, {"y": str, "y_proba_red": float, "y_proba_blue": float}),
+        (STEPS, {"y": int, "y_proba_1": float, "y_proba_2": float, "y_proba_3": float}),
+        (
+            TargetSchema(kind="classification", classes=[False, True]),
+            {"y": bool, "y_proba_False": float, "y_proba_True": float},
+        ),
+        (MARKS, {"y_p": bool, "y_q": bool, "y_proba_p": float, "y_proba_q": float}),
+        (VALUE, {"y": float}),
+        (LEVELS, {"y": float, "y_q0.05": float, "y_q0.4": float, "y_q0.975": float}),
+    ],
+    ids=["words", "numbers", "truths", "multilabel", "regression", "quantile"],
+)
+def test_a_target_is_answered_by_named_columns(task: TargetSchema, answers: dict[str, type]) -> None:
+    expected = answers | {"y_uncertainty": float, "y_epistemic": float}
+    assert task.answers("y") == list(expected.items())
+
+
+def test_levels_that_differ_late_have_columns_of_their_own() -> None:
+    levels = [0.05, 0.1234567, 0.12345678, 1 - 1e-9]
+    columns = [name for name, _ in TargetSchema(kind="quantile", levels=levels).answers("y")]
+    assert columns[1:5] == ["y_q0.05", "y_q0.1234567", "y_q0.12345678", "y_q0.999999999"]
+    assert len(set(columns)) == len(columns)
+
+
+@given(st.lists(st.floats(0, 1, exclude_min=True, exclude_max=True), min_size=2, max_size=5, unique=True))
+def test_a_level_is_found_again_in_its_columns_name(levels: list[float]) -> None:
+    columns = [name for name, kind in TargetSchema(kind="quantile", levels=levels).answers("y") if name.startswith("y_q")]
+    assert [float(name.removeprefix("y_q")) for name in columns] == levels
+
+
+def test_columns_of_one_name_are_both_there() -> None:
+    """A label that reads like what is added to a target's name: whoever looks for such columns sees the name twice."""
+    names = [name for name, _ in TargetSchema(kind="multilabel", classes=["p", "proba_p"]).answers("y")]
+    assert names == ["y_p", "y_proba_p", "y_proba_p", "y_proba_proba_p", "y_uncertainty", "y_epistemic"]
+
+
+def test_the_answers_of_all_targets_stand_in_their_order() -> None:
+    schema = Schema(numeric=["a"], targets={"v": VALUE, "m": MARKS})
+    assert schema.answers == [name for name, _ in [*VALUE.answers("v"), *MARKS.answers("m")]]
+    assert schema.answers[:4] == ["v", "v_uncertainty", "v_epistemic", "m_p"]
+
+
+def test_the_middle_level_is_the_one_nearest_to_the_median() -> None:
+    assert LEVELS.middle == 1
+    assert TargetSchema(kind="quantile", levels=[0.1, 0.5, 0.9]).middle == 1
+    assert TargetSchema(kind="quantile", levels=[0.6, 0.9]).middle == 0
+    assert TargetSchema(kind="quantile", levels=[0.25, 0.75]).middle == 0
+
+
+def test_rows_with_a_target_are_told_from_those_without() -> None:
+    for task in (COLOURS, STEPS):
+        assert task.known(np.array([0, -1, 1])).tolist() == [True, False, True]
+    for task in (VALUE, LEVELS):
+        assert task.known(np.array([0.0, np.nan, -3.0])).tolist() == [True, False, True]
+    marks = np.array([[0, 1], [np.nan, 1], [np.nan, np.nan], [0, np.nan]], np.float32)
+    assert MARKS.known(marks).tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize(("task", "shape"), [(COLOURS, (0,)), (VALUE, (0,)), (MARKS, (0, 2))])
+def test_of_no_rows_none_is_known(task: TargetSchema, shape: tuple[int, ...]) -> None:
+    known = task.known(np.empty(shape))
+    assert known.shape == (0,)
+    assert known.dtype == np.bool_
+
+
+@given(st.lists(st.sampled_from([True, False, 0, 1, 7, "0", "1", "True", "no"]), min_size=2, max_size=5))
+def test_classes_keep_their_types_when_a_schema_is_written_and_read(classes: list[Any]) -> None:
+    schema = Schema(targets={"y": TargetSchema(kind="classification", classes=classes), "q": LEVELS})
+    again = Schema.model_validate_json(schema.model_dump_json())
+    assert again == schema
+    assert [type(label) for label in again.targets["y"].classes] == [type(label) for label in classes]
+
+
+# ----------------------------------------------------------------------------------------------------------------- back
+
+
+def test_a_table_is_found_again_in_its_arrays() -> None:
+    rows = table(a=[1.5, np.nan], c=objects("red", None), d=["2", "1"])
+    back = TABLE.decode(TABLE.encode(rows))
+    assert isinstance(back, pd.DataFrame)
+    assert list(back.columns) == TABLE.columns
+    assert back["c"].isna().tolist() == [False, True]
+    assert back["c"][0] == "red"
+    for name, array in TABLE.encode(back).items():
+        np.testing.assert_array_equal(array, TABLE.encode(rows)[name])
+
+
+def test_pictures_are_found_again_as_they_are() -> None:
+    pictures = np.arange(12, dtype=np.uint8).reshape(2, 1, 2, 3)
+    assert (np.asarray(GREY.decode(GREY.encode(pictures))) == pictures).all()
+
+
+def test_pictures_that_may_not_be_written_to_are_copied() -> None:
+    """torch wants to own what it is given."""
+    locked = np.zeros((2, 1, 2, 3), np.uint8)
+    locked.flags.writeable = False
+    assert GREY.encode(locked)["image"].flags.writeable
+    free = np.zeros((2, 1, 2, 3), np.uint8)
+    assert GREY.encode(free)["image"] is free

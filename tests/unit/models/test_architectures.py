@@ -13,6 +13,7 @@ from fuseline.component import Component, complete
 from fuseline.data.schema import FIRST, Schema
 from fuseline.errors import RecipeError
 from fuseline.models.architectures import ARCHITECTURES, cnn, mlp
+from fuseline.models.network import parameters
 
 TABLE = Schema(numeric=["a", "b", "d"], categorical={"c": ["x", "y"], "e": [f"w{i}" for i in range(100)]}, targets={})
 
@@ -95,6 +96,50 @@ def test_a_cnn_needs_pictures(refusal: Callable[..., str]) -> None:
 def test_settings_have_bounds(refusal: Callable[..., str], name: str, settings: dict[str, Any]) -> None:
     sentence = refusal(RecipeError, complete, Component(name=name, settings=settings), ARCHITECTURES, "members.0.architecture")
     assert f"members.0.architecture.{name}.{next(iter(settings))}" in sentence
+
+
+OF_PICTURES = {"cnn", "resnet"}
+GREY = Schema(image=(1, 8, 8), targets={})
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES.own)
+def test_every_own_architecture_does_without_settings(name: str) -> None:
+    schema = GREY if name in OF_PICTURES else TABLE
+    with torch.device("meta"):  # the defaults are large
+        backbone = ARCHITECTURES[name](schema, **complete(Component(name=name), ARCHITECTURES, "f").settings).eval()
+    rows = {"image": pictures(2, 1, 8, 8)} if name in OF_PICTURES else table(2)
+    copies = [backbone.copies] if hasattr(backbone, "copies") else []
+    out = backbone({key: value.to("meta") for key, value in rows.items()})
+    assert out.shape == (2, *copies, backbone.features)
+    assert parameters(backbone) > 0
+
+
+@pytest.mark.parametrize("name", sorted(OF_PICTURES))
+def test_pictures_are_needed_by_what_convolves(refusal: Callable[..., str], name: str) -> None:
+    assert repr(name) in refusal(RecipeError, ARCHITECTURES[name], TABLE)
+
+
+def test_torchvisions_models_are_found_after_our_own() -> None:
+    names = list(ARCHITECTURES)
+    own = list(ARCHITECTURES.own)
+    assert names[: len(own)] == own
+    assert {"resnet18", "vit_b_16", "convnext_tiny"} <= set(names)
+    assert ARCHITECTURES.borrowed("resnet18")
+    assert not ARCHITECTURES.borrowed("resnet")
+    assert (ARCHITECTURES.version("resnet18"), ARCHITECTURES.requirement("resnet18")) == ("", None)
+
+
+def test_an_unknown_architecture_is_told_what_is_near(refusal: Callable[..., str]) -> None:
+    sentence = refusal(RecipeError, complete, Component(name="ft_transfomer"), ARCHITECTURES, "members.0.architecture")
+    assert sentence == "members.0.architecture: 'ft_transfomer' is not known; did you mean 'ft_transformer'?"
+
+
+def test_own_architectures_are_found_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow() -> dict[str, Any]:
+        raise AssertionError("torchvision takes seconds to import")
+
+    monkeypatch.setattr(ARCHITECTURES, "more", slow)
+    assert complete(Component(name="mlp"), ARCHITECTURES, "f").settings["hidden"] == (128, 64)
 
 
 def test_completed_settings_build_the_network() -> None:

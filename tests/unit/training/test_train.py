@@ -333,10 +333,14 @@ def test_weights_of_targets_scale_their_losses(dataset_of: DatasetOf, spec_of: S
     assert loss(2.0, 3.0) == pytest.approx(2 * loss(1.0, 1e-12) + 3 * loss(1e-12, 1.0), rel=1e-5)
 
 
-def test_say_all_says_of_every_row_what_the_network_says(dataset_of: DatasetOf, spec_of: SpecOf) -> None:
+def test_say_all_says_of_every_row_what_the_network_says(
+    dataset_of: DatasetOf, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = small(dataset_of, kind="regression")
     trained: Trained = train(dataset, spec_of(dataset, mlp()), ROWS, 0)
-    whole, parts = (say_all(trained.network, dataset, CPU, size) for size in (2048, 7))
+    whole = say_all(trained.network, dataset, CPU)
+    monkeypatch.setattr("fuseline.training.train.EVALUATION_BATCH", 7)
+    parts = say_all(trained.network, dataset, CPU)
     with torch.inference_mode():
         said = trained.network.say(load(dataset, np.arange(80), CPU)[0])
     for one, other in (
@@ -598,7 +602,7 @@ def test_rows_weigh_what_is_taken_over(dataset_of: DatasetOf, spec_of: SpecOf) -
     still = spec_of(dataset, mlp(dropout=0.0), epochs=1, batch_size=40, **STILL)
     trained = train(dataset, still, Share(ROWS.train), 0, start=Start(rows={"y": weights}))
     each = [holdout_loss(trained.network, dataset, np.array([row])) for row in ROWS.train]
-    assert trained.curve[0].loss == pytest.approx(np.average(each, weights=weights), rel=1e-5)
+    assert trained.curve[0].loss == pytest.approx(np.mean(each * weights), rel=1e-5)
 
 
 def test_weights_of_rows_follow_their_rows_through_the_shuffled_batches(dataset_of: DatasetOf, spec_of: SpecOf) -> None:
