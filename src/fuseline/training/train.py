@@ -187,13 +187,18 @@ class _Trainer:
             elif holdout < best:
                 best, trained.best = holdout, number
                 state = {name: tensor.clone() for name, tensor in kept.state_dict().items()}
-            elif self.spec.patience is not None and number - trained.best >= self.spec.patience:
+            elif self._is_out_of_patience(number - trained.best, kept):
                 break
         if state is not None or kept is not self.network:
             self.network.load_state_dict(kept.state_dict() if state is None else state)
         self.network.eval()
         self._fit_residuals()
         return trained
+
+    def _is_out_of_patience(self, epochs: int, kept: Network) -> bool:
+        """Whether so many epochs without progress are enough; never before an average has begun that was asked for."""
+        begun = self.average is None or kept is not self.network
+        return self.spec.patience is not None and epochs >= self.spec.patience and begun
 
     def _epoch(self) -> float:
         self.network.train()
