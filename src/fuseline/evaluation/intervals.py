@@ -87,8 +87,8 @@ def paired_gain(candidate: Scores, reference: Scores, name: str, level: float) -
     if name in UNDIRECTED:
         raise ValueError(f"neither more nor less {name} is better")
     sign = -1.0 if name in LOWER_IS_BETTER else 1.0
-    gains = sign * (candidate.resampled[name] - reference.resampled[name])
-    return Interval(sign * (candidate.point[name] - reference.point[name]), *_percentiles(gains, level))
+    gains = sign * (candidate.resampled[name] - reference.resampled[name]) + 0.0  # no gain is 0 and not −0
+    return Interval(sign * (candidate.point[name] - reference.point[name]) + 0.0, *_percentiles(gains, level))
 
 
 def _wilson(share: float, rows: float, level: float) -> tuple[float, float]:
