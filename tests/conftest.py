@@ -35,15 +35,6 @@ for _name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "
 
 FUSELINE = Path(sys.executable).with_name("fuseline")
 
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several workers one has all tests of the command, which share runs and a server, and a file's tests stay together."""
-    for item in items:
-        group = "command" if item.path.parent.name == "flows" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 WINE = """
 name: wine
 data:
