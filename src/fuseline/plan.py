@@ -6,6 +6,7 @@ specifications.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,8 @@ from fuseline.training.strategies import STRATEGIES
 from fuseline.training.train import TrainSpec, train
 from fuseline.training.worker import MemberJob
 
+_opening = threading.Lock()
+
 USES = ("train", "holdout", "judged", "view", "own")
 """The parts of a share, as a plan keeps them."""
 
@@ -54,6 +57,13 @@ class Plan:
 
     @classmethod
     def open(cls, folder: Path) -> Plan:
+        """A stored plan. One thread at a time: NumPy reads a file's header by Python's parser, which in CPython 3.11 fails now and
+        then where two threads use it ("AST constructor recursion depth mismatch", python/cpython#106905)."""
+        with _opening:
+            return cls._read(folder)
+
+    @classmethod
+    def _read(cls, folder: Path) -> Plan:
         meta = read_json(folder / "plan.json")
         data = folder.parents[1] / "data" / meta["data"]
         rows = np.load(folder / "shares.npz", allow_pickle=False)
