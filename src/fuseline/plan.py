@@ -57,8 +57,8 @@ class Plan:
 
     @classmethod
     def open(cls, folder: Path) -> Plan:
-        """A stored plan. One thread at a time: NumPy reads a file's header by Python's parser, which in CPython 3.11 fails now and
-        then where two threads use it ("AST constructor recursion depth mismatch", python/cpython#106905)."""
+        """A stored plan. One thread at a time: NumPy reads a file's header by Python's parser, which in CPython 3.11 may fail
+        where two threads use it ("AST constructor recursion depth mismatch", python/cpython#106905)."""
         with _opening:
             return cls._read(folder)
 
