@@ -244,7 +244,13 @@ def _jobs(recipe: Recipe, specs: list[TrainSpec], shares: Shares) -> dict[str, l
         strategy = None if rule is None else complete(rule, STRATEGIES, f"members.{e}.strategy")
         seeds = [torch_seed(stream(recipe.seed, MEMBERS, e, c, k + 1)) for k in range(len(replicas))]
         jobs[name] = [ReplicaJob(specs[e], share, seed, strategy) for share, seed in zip(replicas, seeds, strict=True)]
-    return _chained(jobs, _after(recipe))
+    chained = _chained(jobs, _after(recipe))
+    pairs = [(name, job, before) for name, its in chained.items() for job in its for before in job.before]
+    for name, job, before in pairs:
+        if np.isin(job.share.judged, np.concatenate([before.share.train, before.share.holdout])).any():
+            text = f"partition: {name!r} would judge rows that a member which it follows has learnt from"
+            raise RecipeError(f"{text}; use a rule that gives both the same folds.")
+    return chained
 
 
 def _after(recipe: Recipe) -> dict[str, str]:
@@ -258,10 +264,6 @@ def _chained(members: dict[str, list[ReplicaJob]], after: dict[str, str]) -> dic
     done: dict[str, list[ReplicaJob]] = {}
     for name, jobs in members.items():
         earlier = done.get(after.get(name, ""), [])
-        for job, before in zip(jobs, earlier, strict=bool(earlier)):
-            if np.isin(job.share.judged, [*before.share.train, *before.share.holdout]).any():
-                text = f"partition: {name!r} would judge rows that the member which it follows has learnt from"
-                raise RecipeError(f"{text}; use a rule that gives both the same folds.")
         done[name] = [replace(j, before=(*b.before, b)) for j, b in zip(jobs, earlier, strict=True)] if earlier else jobs
     return done
 
