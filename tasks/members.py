@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 from uuid import UUID
 
-import torch
 from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
-from fuseline.plan import Plan
+from fuseline.devices import DeviceQueue, here, resolve
+from fuseline.plan import Plan, processes
 from fuseline.store import Store
 from fuseline.training.replica import KIND
 from fuseline.training.worker import Progress, Workers
@@ -29,11 +28,11 @@ def train_member(record: PlanRecord, member: str) -> Any:
     plan, store = Plan.open(record.folder), Store()
     jobs = plan.members[member]
     keys = tuple(job.key(plan.dataset) for job in jobs)
-    missing = any(store.find(KIND, key) is None for key in keys)
+    unit, workers = plan.job(member, store), _workers.get(record.key)
     trained = 0
-    if missing:
-        workers = _workers.setdefault(record.key, Workers(_processes(plan)))
-        trained = workers.train(plan.job(member, store), _Reporter(member))
+    if (workers is not None and workers.started(unit)) or any(store.find(KIND, key) is None for key in keys):
+        workers = _workers.setdefault(record.key, Workers(_devices(plan)))
+        trained = workers.train(unit, member, _Reporter(member))
     done = MemberRecord(member, keys, tuple(store.path(KIND, key) for key in keys), trained)
     return done if trained else Completed(name="Reused", data=done)
 
@@ -45,11 +44,10 @@ def stop(record: PlanRecord) -> None:
         workers.stop()
 
 
-def _processes(plan: Plan) -> int:
-    """So many as the recipe says; else one for each GPU, or as many as there are cores for."""
-    training = plan.recipe.training
-    on_gpu = any(job.spec.device.startswith("cuda") for jobs in plan.members.values() for job in jobs)
-    return training.processes or (torch.cuda.device_count() if on_gpu else max(1, (os.cpu_count() or 1) // training.threads))
+def _devices(plan: Plan) -> DeviceQueue:
+    """The devices, each with its part of the processes that run side by side."""
+    devices = here(resolve(plan.recipe.training.device))
+    return DeviceQueue(devices, slots=-(-processes(plan.recipe) // len(devices)))
 
 
 class _Reporter:
@@ -60,10 +58,12 @@ class _Reporter:
             progress=0.0, key=f"train-{member}".lower().replace("_", "-"), description=member
         )
         self.told = 0.0
+        self.epochs: dict[int, float] = {}
 
     def __call__(self, progress: Progress) -> None:
         tell(progress)
-        done = 100 * (progress.replica + progress.epoch.epoch / progress.epochs) / progress.replicas
+        self.epochs[progress.replica] = progress.epoch.epoch / progress.epochs
+        done = 100 * sum(self.epochs.values()) / progress.replicas
         if done - self.told >= 1 or done == 100:
             self.told = done
             if isinstance(self.artifact, UUID):

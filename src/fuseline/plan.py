@@ -6,6 +6,7 @@ specifications.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,21 +21,23 @@ from fuseline.component import Component, complete, unknown
 from fuseline.data import dataset as datasets
 from fuseline.data.dataset import Dataset
 from fuseline.data.split import ROLES, Split, split, strata, units
+from fuseline.devices import here, resolve
 from fuseline.errors import DataError, RecipeError
 from fuseline.evaluation.metrics import METRICS
 from fuseline.fusion.fuse import FuseSpec
 from fuseline.fusion.rules import needs, rules_for
-from fuseline.models.network import parameters
+from fuseline.models.network import blank, parameters
 from fuseline.partition import PARTITIONS, Pool, Share, Shares, check_shares, coverage, expert_target, hold_out, overlap
 from fuseline.recipe import Recipe
 from fuseline.seeding import MEMBERS, PARTITION, stream, torch_seed
-from fuseline.specs import blank, train_spec
+from fuseline.specs import train_spec
 from fuseline.store import Store, code_version, content_key, read_json, write_json
 from fuseline.threads import limited_to
 from fuseline.training.replica import ReplicaJob
 from fuseline.training.strategies import STRATEGIES
 from fuseline.training.train import TrainSpec, train
-from fuseline.training.worker import MemberJob
+from fuseline.training.units import TrainingUnit, marked, plan_units
+from fuseline.training.worker import UnitJob
 
 _opening = threading.Lock()
 
@@ -54,6 +57,7 @@ class Plan:
     split: Split
     members: dict[str, list[ReplicaJob]]
     after: dict[str, str]
+    training_units: list[TrainingUnit]
 
     @classmethod
     def open(cls, folder: Path) -> Plan:
@@ -79,17 +83,20 @@ class Plan:
             ]
             for name, replicas in meta["members"].items()
         }
-        members = _chained(members, meta["after"])
         split_ = Split(np.load(folder / "roles.npy"))
         recipe = Recipe.model_validate(meta["recipe"])
-        return cls(folder.name, recipe, data, datasets.read(data), split_, members, meta["after"])
+        training_units = [TrainingUnit.model_validate(unit) for unit in meta["training_units"]]
+        members = marked(_chained(members, meta["after"]), training_units)
+        return cls(folder.name, recipe, data, datasets.read(data), split_, members, meta["after"], training_units)
 
     @property
     def units(self) -> NDArray[np.int64]:
         return units(self.dataset, self.recipe.data.split)
 
-    def job(self, member: str, store: Store) -> MemberJob:
-        return MemberJob(member, store.root, self.data, self.members[member])
+    def job(self, member: str, store: Store) -> UnitJob:
+        """The training of the unit that a member belongs to."""
+        names = next(unit.members for unit in self.training_units if member in unit.members)
+        return UnitJob(store.root, self.data, {name: self.members[name] for name in names})
 
     def fuse_spec(self, target: str) -> FuseSpec:
         recipe = self.recipe
@@ -123,8 +130,11 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
     shares = _divide(recipe, partition, dataset, split_)
     _check_rows(recipe, dataset, split_, shares, specs)
     members = _jobs(recipe, specs, shares)
+    training_units = plan_units(members, dataset, store, processes(recipe), recipe.training.stack)
+    members = marked(members, training_units)
     key = content_key(
         recipe=recipe,
+        training_units=training_units,
         data=dataset.fingerprint,
         where=dataset.key,
         device=[spec.device for spec in specs],
@@ -144,13 +154,25 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
                 for use in USES
             },
         )
-        meta = {name: [{"spec": j.spec, "seed": j.seed, "strategy": j.strategy} for j in jobs] for name, jobs in members.items()}
-        write_json(folder / "plan.json", {"recipe": recipe, "data": dataset.key, "members": meta, "after": _after(recipe)})
+        meta = {
+            name: [{"spec": j.spec, "seed": j.seed, "strategy": j.strategy, "key": j.key(dataset)} for j in jobs]
+            for name, jobs in members.items()
+        }
+        rules = {target: rules_for(recipe, target) for target in recipe.targets}
+        rest = {"members": meta, "after": _after(recipe), "training_units": training_units, "rules": rules}
+        write_json(folder / "plan.json", {"recipe": recipe, "data": dataset.key, **rest})
         tables(dataset, split_, members, folder)
         write_json(folder / "statistics.json", statistics(dataset, split_, members))
 
     place, _ = store.make("plan", key, build)
     return Plan.open(place), place
+
+
+def processes(recipe: Recipe) -> int:
+    """How many workers run side by side: so many as the recipe says; else one for each GPU, or as many as there are cores for."""
+    training = recipe.training
+    device = resolve(training.device)
+    return training.processes or (max(1, (os.cpu_count() or 1) // training.threads) if device == "cpu" else len(here(device)))
 
 
 def _group_column(partition: Component) -> str | None:

@@ -175,11 +175,15 @@ class Member(Part):
 
 
 class Training(Part):
-    """Where members are trained. ``processes`` run side by side, each with ``threads`` threads."""
+    """Where members are trained. ``processes`` run side by side, each with ``threads`` threads.
+
+    ``stack`` says whether members of one shape are trained as one stacked program: ``auto`` where a timing finds that faster.
+    """
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     processes: int | None = Field(None, ge=1)
     threads: int = Field(1, ge=1)
+    stack: Literal["auto", "always", "never"] = "auto"
 
 
 class Fusion(Part):

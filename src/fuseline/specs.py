@@ -10,11 +10,12 @@ import torch
 
 from fuseline.component import Component, complete
 from fuseline.data.schema import FIRST, Schema
+from fuseline.devices import resolve
 from fuseline.errors import RecipeError, TrainingError, first_line
 from fuseline.models.architectures import ARCHITECTURES
 from fuseline.models.heads import HEADS
 from fuseline.models.losses import CLASS_WEIGHTS, LOSSES
-from fuseline.models.network import Network, NetworkSpec
+from fuseline.models.network import Network, NetworkSpec, blank
 from fuseline.models.preprocessing import NUMBERS, Batch
 from fuseline.models.vision import Vision
 from fuseline.recipe import Member, Recipe, Target
@@ -59,23 +60,11 @@ def train_spec(recipe: Recipe, position: int, schema: Schema) -> TrainSpec:
         trained=None if entry.trained is None else TrainedFile(**entry.trained.model_dump()),
         files=_files(entry, field),
         patience=None if entry.early_stopping is None or entry.trained else entry.early_stopping.patience,
-        device=_device(recipe.training.device),
+        device=resolve(recipe.training.device),
         threads=recipe.training.threads,
     )
     _try(spec, schema, field)
     return spec
-
-
-def blank(schema: Schema, spec: NetworkSpec) -> Network:
-    """A network to look at the shapes of. One for pictures, which may be large, takes no memory for its numbers, unless its
-    modules need that to find their widths."""
-    if schema.image is None:
-        return Network(schema, spec)
-    try:
-        with torch.device("meta"):
-            return Network(schema, spec)
-    except RuntimeError:  # torchvision's regnets compute their widths with tensors
-        return Network(schema, spec)
 
 
 def _loss(name: str, target: Target) -> Component:
@@ -114,14 +103,6 @@ def _files(entry: Member, field: str) -> dict[str, str]:
         if not Path(path).is_file():
             raise RecipeError(f"{where}: there is no file {path}; it is meant relative to the recipe.")
     return {path: sha256_of(Path(path)) for path in named.values()}
-
-
-def _device(wanted: str) -> str:
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise RecipeError(f"training.device: {wanted!r} is not here; use 'cpu' or 'auto'.")
-    return wanted
 
 
 def _try(spec: TrainSpec, schema: Schema, field: str) -> None:

@@ -14,8 +14,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
@@ -144,21 +144,41 @@ class Store:
         with locked(self.root / "locks" / f"{kind}-{key}.lock"):
             if (found := self.find(kind, key)) is not None:
                 return found, True
-            place = self.path(kind, key)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(place, ignore_errors=True)  # damaged
-            for stale in place.parent.glob(f".{key}-*"):  # we hold the key's lock: its maker is dead
-                shutil.rmtree(stale)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=place.parent))
-            try:
-                build(temporary)
-                _seal(temporary)
-                temporary.rename(place)
-                _sync(place.parent)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-            return place, False
+            return self._put(kind, key, build), False
+
+    def make_all(
+        self, kind: str, keys: Sequence[str], build: Callable[[list[str]], Iterable[tuple[str, Callable[[Path], None]]]]
+    ) -> list[bool]:
+        """Entries that are made in one piece of work: which of them were there already.
+
+        Args:
+            build: is given the missing keys, and yields those that it could make with what writes their files.
+        """
+        with ExitStack() as locks:
+            for key in sorted(set(keys)):  # in one order, so that no two makers wait for each other
+                locks.enter_context(locked(self.root / "locks" / f"{kind}-{key}.lock"))
+            there = {key: self.find(kind, key) is not None for key in keys}
+            for key, write in build([key for key in there if not there[key]]):
+                self._put(kind, key, write)
+        return [there[key] for key in keys]
+
+    def _put(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
+        """Make an entry whose lock we hold."""
+        place = self.path(kind, key)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)  # damaged
+        for stale in place.parent.glob(f".{key}-*"):  # we hold the key's lock: its maker is dead
+            shutil.rmtree(stale)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=place.parent))
+        try:
+            build(temporary)
+            _seal(temporary)
+            temporary.rename(place)
+            _sync(place.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return place
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from fuseline.devices import DeviceQueue
 from fuseline.recipe import Recipe
 from fuseline.store import Store
 from fuseline.training.replica import train_into
-from fuseline.training.worker import MemberJob
+from fuseline.training.worker import UnitJob
 from tasks import members as member_tasks
 from tasks.bank import bank_members
 from tasks.evaluation import judge
@@ -42,12 +43,15 @@ TREE: dict[str, Any] = {
 class InProcess:
     """Stands in for the worker processes: trains in this one, and remembers what it was asked for."""
 
-    def __init__(self, processes: int) -> None:
-        self.processes, self.asked, self.stopped = processes, [], False
+    def __init__(self, devices: DeviceQueue) -> None:
+        self.devices, self.asked, self.stopped = devices, [], False
 
-    def train(self, job: MemberJob, report: Callable[..., None]) -> int:
-        self.asked.append(job.name)
-        return sum(not train_into(Store(job.store), job.data, replica, lambda epoch: None) for replica in job.replicas)
+    def started(self, job: UnitJob) -> bool:
+        return False
+
+    def train(self, job: UnitJob, member: str, report: Callable[..., None]) -> int:
+        self.asked.append(member)
+        return sum(not train_into(Store(job.store), job.data, replica, lambda epoch: None) for replica in job.members[member])
 
     def stop(self) -> None:
         self.stopped = True

@@ -17,7 +17,7 @@ from fuseline.plan import Plan
 from fuseline.training.train import Epoch
 from fuseline.training.worker import Progress
 from tasks import members as member_tasks
-from tasks.members import _processes, _Reporter, stop, train_member
+from tasks.members import _Reporter, stop, train_member
 from tasks.progress import listening
 from tasks.records import PlanRecord, RunRecord
 
@@ -35,7 +35,8 @@ def test_a_member_is_trained_and_its_record_names_its_replicas(stages: Any) -> N
 
 def test_the_members_of_a_run_share_its_workers(stages: Any) -> None:
     assert stages.workers.asked == ["plain", "held"]
-    assert stages.workers.processes == 1
+    with stages.workers.devices.lend() as device:
+        assert device == "cpu"
 
 
 def test_a_member_that_stands_in_the_store_ends_as_reused_without_a_worker(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +49,7 @@ def test_a_member_that_stands_in_the_store_ends_as_reused_without_a_worker(stage
 
 
 def test_stopping_stops_this_runs_workers_and_forgets_them(stages: Any, in_process: Any) -> None:
-    mine, other = in_process(1), in_process(1)
+    mine, other = in_process(None), in_process(None)
     member_tasks._workers.update({stages.plan.key: mine, "another": other})
     try:
         stop(stages.plan)
@@ -57,19 +58,6 @@ def test_stopping_stops_this_runs_workers_and_forgets_them(stages: Any, in_proce
         assert list(member_tasks._workers) == ["another"]
     finally:
         member_tasks._workers.clear()
-
-
-@pytest.mark.parametrize(
-    ("processes", "threads", "cores", "expected"), [(3, 1, 8, 3), (None, 2, 8, 4), (None, 3, 2, 1), (None, 1, None, 1)]
-)
-def test_so_many_processes_as_cores_have_room_for(
-    stages: Any, monkeypatch: pytest.MonkeyPatch, processes: int | None, threads: int, cores: int | None, expected: int
-) -> None:
-    plan = Plan.open(stages.plan.folder)
-    training = plan.recipe.training.model_copy(update={"processes": processes, "threads": threads})
-    monkeypatch.setattr(member_tasks.os, "cpu_count", lambda: cores)
-    changed = Plan(**(vars(plan) | {"recipe": plan.recipe.model_copy(update={"training": training})}))
-    assert _processes(changed) == expected
 
 
 def test_progress_goes_to_the_listener_each_time_and_to_prefect_once_per_percent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +77,17 @@ def test_progress_goes_to_the_listener_each_time_and_to_prefect_once_per_percent
     assert sent[-1] == 100
     assert all(later - earlier >= 1 for earlier, later in pairwise(sent[:-1]))
     assert made == [{"progress": 0.0, "key": "train-big-net-1", "description": "Big_Net-1"}]
+
+
+def test_replicas_that_take_their_epochs_by_turns_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[float] = []
+    monkeypatch.setattr(member_tasks, "create_progress_artifact", lambda **given: uuid4())
+    monkeypatch.setattr(member_tasks, "update_progress_artifact", lambda _, progress: sent.append(progress))
+    reporter = _Reporter("stacked")
+    for epoch in (1, 2):
+        for replica in range(2):
+            reporter(Progress("stacked", replica, 2, Epoch(epoch, 1.0, None, 0.1, 0), 2))
+    assert sent == [25, 50, 75, 100]
 
 
 def test_the_flow_lets_a_member_wait_for_the_one_that_it_follows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from fuseline.component import Component, complete
 from fuseline.errors import DataError, RecipeError
 from fuseline.models.network import Network
-from fuseline.plan import Plan, make_plan, rough_seconds
+from fuseline.plan import Plan, make_plan, processes, rough_seconds
 from fuseline.recipe import Recipe, load_recipe
 from fuseline.store import Store, read_json
 from fuseline.training.strategies import STRATEGIES
@@ -392,3 +392,14 @@ def test_a_member_that_would_learn_a_target_from_no_row_is_refused(store: Store,
     sentence = refusal(RecipeError, make_plan, Recipe.model_validate(tree(**changes)), store)
     assert "partition" in sentence
     assert "'size'" in sentence
+
+
+@pytest.mark.parametrize(
+    ("processes_", "threads", "cores", "expected"), [(3, 1, 8, 3), (None, 2, 8, 4), (None, 3, 2, 1), (None, 1, None, 1)]
+)
+def test_so_many_processes_as_cores_have_room_for(
+    monkeypatch: pytest.MonkeyPatch, processes_: int | None, threads: int, cores: int | None, expected: int
+) -> None:
+    monkeypatch.setattr("fuseline.plan.os.cpu_count", lambda: cores)
+    training = {"device": "cpu", "processes": processes_, "threads": threads}
+    assert processes(Recipe.model_validate(tree(training=training))) == expected

@@ -16,7 +16,8 @@ from fuseline.data.schema import Schema, TargetSchema
 from fuseline.errors import RecipeError
 from fuseline.models.network import Network
 from fuseline.recipe import Recipe
-from fuseline.specs import blank, train_spec
+from fuseline.models.network import blank
+from fuseline.specs import train_spec
 from fuseline.store import sha256_of
 from fuseline.training.train import TrainSpec
 

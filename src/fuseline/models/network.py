@@ -76,23 +76,34 @@ class Network(nn.Module):
     def fit(self, inputs: Batch, targets: Mapping[str, Tensor], generator: torch.Generator) -> None:
         """Take from the training rows what preprocessing, backbone and heads need to know, and the weights it starts from."""
         self.preprocessing.fit(inputs)
-        if hasattr(self.backbone, "fit"):
+        if hasattr(self.backbone, "fit") and getattr(self.backbone, "needs_rows", True):
             self.backbone.fit(self.preprocessing(_at_most(inputs, FITTED, generator)), generator)
         if hasattr(self.backbone, "load_pretrained"):
             self.backbone.load_pretrained()
         for name, values in targets.items():
             self.head(name).fit(values)
 
+    def take_over(self, other: Network) -> None:
+        """Know what another network of the same kind was fitted to know of its rows; its weights stay its own."""
+        self.preprocessing.load_state_dict(other.preprocessing.state_dict())
+        for mine, its in zip(self.heads, other.heads, strict=True):
+            for buffer, known in zip(mine.buffers(recurse=False), its.buffers(recurse=False), strict=True):
+                buffer.copy_(known)
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Features (B, D), or (B, K, D) of copies, and each head's raw output."""
-        features = self.backbone(self.preprocessing(batch))
+        return self.after(self.preprocessing(batch))
+
+    def after(self, ready: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """As :meth:`forward`, from preprocessed inputs."""
+        features = self.backbone(ready)
         if isinstance(features, tuple):  # with its auxiliary branches, while it trains
             features = features[0]
         return features, self._raw(features, self.heads)
 
-    def branches(self, batch: Batch) -> list[Branch]:
-        """What the heads say while training, the auxiliary ones too."""
-        features = self.backbone(self.preprocessing(batch))
+    def branches(self, ready: Batch) -> list[Branch]:
+        """What the heads say of preprocessed inputs while training, the auxiliary ones too."""
+        features = self.backbone(ready)
         if not isinstance(features, tuple):
             return [Branch(1.0, self._raw(features, self.heads))]
         main, others = features
@@ -110,6 +121,18 @@ class Network(nn.Module):
             said = {name: _mean_copy(values, variances) for name, (values, variances) in said.items()}
         variances = {name: variance.float() for name, (_, variance) in said.items() if variance is not None}
         return Said({name: value.float() for name, (value, _) in said.items()}, variances, features)
+
+
+def blank(schema: Schema, spec: NetworkSpec) -> Network:
+    """A network to look at the shapes of. One for pictures, which may be large, takes no memory for its numbers, unless its
+    modules need that to find their widths."""
+    if schema.image is None:
+        return Network(schema, spec)
+    try:
+        with torch.device("meta"):
+            return Network(schema, spec)
+    except RuntimeError:  # torchvision's regnets compute their widths with tensors
+        return Network(schema, spec)
 
 
 def _at_most(inputs: Batch, numbers: int, generator: torch.Generator) -> Batch:

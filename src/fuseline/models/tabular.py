@@ -50,21 +50,27 @@ class Tabular(nn.Module):
             channels, height, across = schema.image
             self.widths += [1] * (channels * height * across)
 
+    @property
+    def needs_rows(self) -> bool:
+        """Whether there is something to fit."""
+        return isinstance(self.numbers, PiecewiseLinear)
+
     def fit(self, batch: Batch, generator: torch.Generator) -> None:  # noqa: ARG002 - quantiles take no chance
         """Let the numbers' embedding take its bins from preprocessed training rows."""
         fit_numbers(self.numbers, batch)
 
     def flat(self, batch: Batch) -> Tensor:
+        """Side by side (B, ·); of stacked networks (K, B, ·)."""
         parts = []
         if "numeric" in batch:
             x = batch["numeric"]
             if self.numbers is not None:
                 x = torch.cat([self.numbers(x[:, : self.columns]).flatten(1), x[:, self.columns :]], 1)
             parts.append(x)
-        parts += [embed(batch["categorical"][:, j]) for j, embed in enumerate(self.embeddings)]
+        parts += [embed(batch["categorical"][..., j]) for j, embed in enumerate(self.embeddings)]
         if "image" in batch:
-            parts.append(batch["image"].flatten(1))
-        return torch.cat(parts, 1)
+            parts.append(batch["image"].flatten(-3))
+        return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
 
 def fit_numbers(numbers: nn.Module | None, batch: Batch) -> None:

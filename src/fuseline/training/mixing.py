@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple
 
 import torch
@@ -65,6 +65,14 @@ def _interval(side: int, share: Tensor, generator: torch.Generator) -> Tensor:
     half = (0.5 * (1 - share).sqrt() * side).long()[:, None]
     places = torch.arange(side)
     return (places >= middle - half) & (places < middle + half)
+
+
+def mixed_together(parts: Sequence[Mixed | None]) -> Mixed | None:
+    """What several networks' batches are made of, as one (K, B)."""
+    mixed = [part for part in parts if part is not None]
+    if not mixed:
+        return None
+    return Mixed(mixed[0].images, torch.stack([part.partner for part in mixed]), torch.stack([part.share for part in mixed]))
 
 
 MIXINGS: dict[str, Callable[..., Mixed]] = {"mixup": mixup, "cutmix": cutmix}

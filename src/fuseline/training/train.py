@@ -1,12 +1,12 @@
-"""Train one replica of a member: a network on its own rows, by its own seed.
+"""Train a network on its own rows, by its own seed; or several of one shape together, as one stacked program.
 
-Data stay resident as tensors and batches are taken by index; the loss is read once an epoch.
+Batches are taken by index from what lies on the device; the loss is read once an epoch. Shapes: K networks, B rows of a batch.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -14,21 +14,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fuseline.component import Component, Part
 from fuseline.data.dataset import Dataset
 from fuseline.data.schema import Schema
+from fuseline.devices import generator_now, reseed, seeded, send
 from fuseline.errors import TrainingError
 from fuseline.models.losses import LEARNS_VARIANCE, class_weights
-from fuseline.models.network import Branch, Network, NetworkSpec, Said, batches
+from fuseline.models.network import Branch, Network, NetworkSpec, Said, blank
 from fuseline.models.preprocessing import Batch
+from fuseline.models.stack import known, mappable
 from fuseline.partition import Rows, Share, expert_target, masks
 from fuseline.training.augmentation import AUGMENTATIONS
 from fuseline.training.averaging import AVERAGES
 from fuseline.training.groups import freeze, groups, rest_frozen
-from fuseline.training.mixing import MIXINGS, Mixed
-from fuseline.training.objective import Objective
+from fuseline.training.material import Inputs, Material, epoch_order, goals
+from fuseline.training.mixing import MIXINGS, Mixed, mixed_together
+from fuseline.training.objective import Goal, Objective
 from fuseline.training.optimizers import OPTIMIZERS, outer_apart
+from fuseline.training.program import Alone, Program, Together
 from fuseline.training.schedules import SCHEDULES, scheduler
 from fuseline.training.trained import TrainedFile, load_trained
 
@@ -121,173 +126,337 @@ def train(
     Raises:
         TrainingError: the loss is no longer finite, or a file of weights does not fit.
     """
-    device = torch.device(spec.device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        return _Trainer(dataset, spec, share, seed, device, start).run(report or _silent)
+    with seeded(seed, spec.device):
+        result = Trainer(dataset, spec, [share], [seed], start).run(lambda _, epoch: report(epoch) if report else None)[0]
+    if isinstance(result, TrainingError):
+        raise result
+    return result
 
 
-def _silent(epoch: Epoch) -> None:
+def train_together(
+    dataset: Dataset,
+    spec: TrainSpec,
+    shares: Sequence[Share],
+    seeds: Sequence[int],
+    report: Callable[[int, Epoch], None] | None = None,
+) -> list[Trained | TrainingError]:
+    """Train networks of one shape as one stacked program, each on its own share, by its own seed, until its own early stop.
+
+    Each becomes what :func:`train` would make of it, to rounding; one that fails leaves the others be.
+
+    Args:
+        shares: for which :func:`stackable` gives one answer.
+        report: is told of each network's epochs, by the network's position.
+
+    Raises:
+        ValueError: the networks can't be stacked.
+    """
+    with seeded(seeds[0], spec.device):
+        return Trainer(dataset, spec, shares, seeds).run(report or _silent)
+
+
+def _silent(position: int, epoch: Epoch) -> None:
     """Nobody listens."""
 
 
-class _Trainer:
-    def __init__(self, dataset: Dataset, spec: TrainSpec, share: Share, seed: int, device: torch.device, start: Start) -> None:
-        self.spec, self.device = spec, device
-        self.generator = torch.Generator().manual_seed(seed)
-        self.inputs, self.targets = load(dataset, share.train, device)
-        self.held_inputs, self.held_targets = load(dataset, share.holdout, device)
-        self.count, self.size = len(share.train), rows_at_once(dataset.schema)
-        network = build(dataset, spec, share, self.inputs, self.targets, self.generator)
-        if start.state is not None:
-            seen = {name: mask for name, mask in network.state_dict().items() if name.startswith("preprocessing.sees_")}
-            network.load_state_dict(start.state | seen)  # what the share says it sees, whatever its predecessor saw
-        self.network = network.to(device)
-        self.rows = {name: torch.from_numpy(np.asarray(w, np.float32)).to(device) for name, w in start.rows.items()}
-        if (target := expert_target(dataset.schema)) is not None:
-            self.network.head(target).know(torch.from_numpy(np.asarray(share.own)))
-        self.objective = self._objective(dataset, share)
+@dataclass
+class _Learner:
+    """One network on its way."""
+
+    position: int
+    share: Share
+    generator: torch.Generator
+    trained: Trained
+    best: float = float("inf")
+    state: dict[str, Tensor] | None = None
+    """The tensors of its best epoch."""
+
+    failure: TrainingError | None = None
+
+
+class Trainer:
+    """Networks of one shape on their way from their first weights to their last; the global generators are seeded outside."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        spec: TrainSpec,
+        shares: Sequence[Share],
+        seeds: Sequence[int],
+        start: Start = Start(),  # noqa: B008 (it is immutable)
+    ) -> None:
+        self.dataset, self.spec, self.device = dataset, spec, torch.device(spec.device)
+        device = self.device
+        self.inputs = Inputs(dataset, [rows for share in shares for rows in (share.train, share.holdout)], device)
+        self.learners: list[_Learner] = []
+        draws = []
+        for position, (share, seed) in enumerate(zip(shares, seeds, strict=True)):
+            if len(shares) > 1:
+                reseed(seed, device)
+            generator = torch.Generator().manual_seed(seed)
+            network = self._network(share, generator, start, self.learners)
+            self.learners.append(_Learner(position, share, generator, Trained(network)))
+            draws.append(generator_now(device))
+        self.learning = list(self.learners)
+        networks = [learner.trained.network for learner in self.learners]
+        self.program: Program = Alone(networks[0]) if len(networks) == 1 else Together(networks, draws)
+        if not spec.augment:
+            self.inputs.prepare(networks)
+        goals_ = [self._goals(learner, start) for learner in self.learners]
+        self.rows = Material(self.inputs, [share.train for share in shares], [train for train, _ in goals_])
+        self.held = Material(self.inputs, [share.holdout for share in shares], [held for _, held in goals_])
+        heads = {name: networks[0].head(name) for name in dataset.schema.targets}
+        own = torch.from_numpy(np.asarray(shares[0].own)).to(device)
+        self.objective = Objective(heads, dataset.schema, spec.losses, spec.weights, own)
         self.average = None if spec.average is None else AVERAGES[spec.average.name](**spec.average.settings)
-        freeze(self.network, spec.freeze)
-        parameters = groups(self.network, spec.rates, spec.optimizer.settings["lr"])
+        self.averaged: Program | None = None
+        module = self.program.module
+        freeze(module, spec.freeze)
+        parameters = groups(module, spec.rates, spec.optimizer.settings["lr"])
         self.optimizer = OPTIMIZERS[spec.optimizer.name](
-            outer_apart(parameters, self.network, self.network.heads) if spec.optimizer.name == "muon" else parameters,
+            outer_apart(parameters, module, networks[0].heads) if spec.optimizer.name == "muon" else parameters,
             **spec.optimizer.settings,
         )
-        self.parts = max(1, self.count // spec.batch_size)  # no batch is smaller than asked for: batch norm needs two rows
+        self.parts = batches_of(len(shares[0].train), spec.batch_size)
         factor, settings = SCHEDULES[spec.schedule.name], spec.schedule.settings
         self.schedule = scheduler(self.optimizer, factor, spec.epochs * self.parts, **settings)
 
-    def _objective(self, dataset: Dataset, share: Share) -> Objective:
-        tasks = dataset.schema.targets
+    def _network(self, share: Share, generator: torch.Generator, start: Start, others: Sequence[_Learner]) -> Network:
+        """A network as it begins; what it takes from its rows is taken over from another one of the same rows."""
+        like = next((o.trained.network for o in others if _same_sight(o.share, share)), None)
+        network = build(self.dataset, self.spec, share, self.inputs, generator, like)
+        if start.state is not None:
+            seen = {name: mask for name, mask in network.state_dict().items() if name.startswith("preprocessing.sees_")}
+            network.load_state_dict(start.state | seen)  # what the share says it sees, whatever its predecessor saw
+        if (target := expert_target(self.dataset.schema)) is not None:
+            network.head(target).know(torch.from_numpy(np.asarray(share.own)))
+        return network.to(self.device)
+
+    def _goals(self, learner: _Learner, start: Start) -> tuple[dict[str, Goal], dict[str, Goal]]:
+        """Those of its training rows and of its held-out rows."""
+        tasks, share, network = self.dataset.schema.targets, learner.share, learner.trained.network
         weights = {
-            name: class_weights(self.targets[name].cpu(), tasks[name], rule.name, rule.settings).to(self.device)
+            name: class_weights(
+                torch.from_numpy(np.asarray(self.dataset.targets[name][share.train])), tasks[name], rule.name, rule.settings
+            ).to(self.device)
             for name, rule in self.spec.class_weights.items()
         }
-        own = torch.from_numpy(np.asarray(share.own)).to(self.device)
-        return Objective(self.network, dataset.schema, self.spec.losses, self.spec.weights, weights, own)
+        learnt = goals(self.dataset, network, share.train, weights, start.rows, self.device)
+        return learnt, goals(self.dataset, network, share.holdout, weights, {}, self.device)
 
-    def run(self, report: Callable[[Epoch], None]) -> Trained:
-        trained, best, state = Trained(self.network), float("inf"), None
-        kept = self.network
+    def run(self, report: Callable[[int, Epoch], None]) -> list[Trained | TrainingError]:
+        """Until the last network has stopped; what became of each."""
         for number in range(1, 1 + (0 if self.spec.trained else self.spec.epochs)):
-            loss = self._epoch()
-            if self.average is not None:
-                self.average.after_epoch(self.network, number / self.spec.epochs)
-                if self._looks or number == self.spec.epochs:  # a pass over all rows, where batch norm is measured anew
-                    kept = cast(Network, self.average.module(self._batches()) or self.network)
-            holdout = self._holdout(kept)
-            if not np.isfinite(loss) or not np.isfinite(holdout or 0.0):
-                raise TrainingError(f"the loss is not finite in epoch {number} (of {self.spec.epochs}); lower the learning rate.")
+            losses = self.epoch()
+            kept = self._kept(number)
+            held = self._holdout(kept)
             rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
-            trained.curve.append(Epoch(number, loss, holdout, rate, time.time_ns() // 1_000_000))
-            report(trained.curve[-1])
-            if holdout is None:
-                trained.best = number
-            elif holdout < best:
-                best, trained.best = holdout, number
-                state = {name: tensor.clone() for name, tensor in kept.state_dict().items()}
-            elif self._is_out_of_patience(number - trained.best, kept):
+            now = time.time_ns() // 1_000_000
+            going = []
+            for k, (learner, loss) in enumerate(zip(self.learning, losses, strict=True)):
+                epoch = Epoch(number, loss, None if held is None else held[k], rate, now)
+                if self._goes_on(learner, epoch, kept, k):
+                    going.append(k)
+                if learner.failure is None:
+                    report(learner.position, learner.trained.curve[-1])
+            self._leave(going, kept)
+            if not self.learning:
                 break
-        if state is not None or kept is not self.network:
-            self.network.load_state_dict(kept.state_dict() if state is None else state)
-        self.network.eval()
-        self._fit_residuals()
-        return trained
+        self._leave([], self._kept(None))
+        return [learner.failure or self._finished(learner) for learner in self.learners]
 
-    def _is_out_of_patience(self, epochs: int, kept: Network) -> bool:
+    def _goes_on(self, learner: _Learner, epoch: Epoch, kept: Program, k: int) -> bool:
+        """Note a network's epoch; whether it learns on."""
+        if not np.isfinite(epoch.loss) or not np.isfinite(epoch.holdout or 0.0):
+            text = f"the loss is not finite in epoch {epoch.epoch} (of {self.spec.epochs}); lower the learning rate."
+            learner.failure = TrainingError(text)
+            return False
+        trained = learner.trained
+        trained.curve.append(epoch)
+        if epoch.holdout is None:
+            trained.best = epoch.epoch
+        elif epoch.holdout < learner.best:
+            learner.best, trained.best = epoch.holdout, epoch.epoch
+            learner.state = {name: tensor[k].clone() for name, tensor in kept.state().items()}
+        elif self._is_out_of_patience(epoch.epoch - trained.best, kept):
+            return False
+        return True
+
+    def _leave(self, going: list[int], kept: Program) -> None:
+        """Let those that are done go, with the tensors of their best epoch or else of the last; the others learn on."""
+        if len(going) == len(self.learning):
+            return
+        last = kept.state()
+        for k, learner in enumerate(self.learning):
+            if k not in going:
+                state = learner.state or {name: tensor[k].clone() for name, tensor in last.items()}
+                network = learner.trained.network
+                network.load_state_dict(network.state_dict() | state)
+        index = torch.tensor(going, dtype=torch.int64)
+        self.learning = [self.learning[k] for k in going]
+        if going:
+            self.program.keep(index.to(self.device), self.optimizer)
+            self.rows.keep(index)
+            self.held.keep(index)
+            self.inputs.keep(going)
+
+    def _kept(self, number: int | None) -> Program:
+        """What is judged and kept: the networks themselves, or their average once it has begun."""
+        if self.average is None:
+            return self.program
+        if number is not None:
+            self.average.after_epoch(self.program.module, number / self.spec.epochs)
+            if self._looks or number == self.spec.epochs:  # a pass over all rows, where batch norm is measured anew
+                averaged = self.average.module(self._batches())
+                self.averaged = None if averaged is None else Alone(cast(Network, averaged))
+        return self.averaged or self.program
+
+    def _is_out_of_patience(self, epochs: int, kept: Program) -> bool:
         """Whether so many epochs without progress are enough; never before an average has begun that was asked for."""
-        begun = self.average is None or kept is not self.network
+        begun = self.average is None or kept is not self.program
         return self.spec.patience is not None and epochs >= self.spec.patience and begun
 
-    def _epoch(self) -> float:
-        self.network.train()
-        rest_frozen(self.network)
-        total = torch.zeros((), device=self.device)
-        order = torch.randperm(self.count, generator=self.generator)
-        for rows in order.tensor_split(self.parts):
-            batch = {name: x[rows] for name, x in self.inputs.items()}
-            mixed = self._augment(batch) if "image" in batch else None
-            targets = {name: y[rows] for name, y in self.targets.items()}
-            weights = {name: w[rows] for name, w in self.rows.items()}
-            loss = self.objective(self.network.branches(batch), targets, weights, mixed)
+    def epoch(self) -> list[float]:
+        """Each network's mean loss over its rows; read once, at the end."""
+        module = self.program.module
+        module.train()
+        rest_frozen(module)
+        counts = torch.tensor(self.rows.counts)
+        order, bounds = epoch_order(self.rows.counts, self.parts, [learner.generator for learner in self.learning])
+        places, goals_ = self.rows.at(order)
+        places = places if self.inputs.ready is None else send(places, self.device)
+        networks = [learner.trained.network for learner in self.learning]
+        batches_ = self.inputs.batches((places[:, a:b] for a, b in bounds), networks, self._change if self.spec.augment else None)
+        total = torch.zeros(len(self.learning), device=self.device)
+        shares = [
+            (counts // self.parts + (i < counts % self.parts)) / counts for i in range(self.parts)
+        ]  # of a batch in all rows
+        for (a, b), share, (ready, mixings) in zip(bounds, torch.stack(shares).to(self.device), batches_, strict=True):
+            part = {name: its.rows((slice(None), slice(a, b))) for name, its in goals_.items()}
+            losses = self.objective(self.program.branches(ready), part, mixed_together(mixings))
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            losses.sum().backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             self.schedule.step()
             if self.average is not None:
-                self.average.after_step(self.network)
-            total += loss.detach() * len(rows)
-        return float(total) / self.count
+                self.average.after_step(module)
+            total += losses.detach() * share
+        return total.tolist()
 
-    def _augment(self, batch: Batch) -> Mixed | None:
+    def _change(self, k: int, batch: Batch) -> Mixed | None:
         """Change a batch's pictures in place; the last mixing, if there is one, says whose targets count."""
-        mixed = None
-        for augment in self.spec.augment:
+        mixed, generator = None, self.learning[k].generator
+        for augment in self.spec.augment if "image" in batch else ():
             if augment.name in MIXINGS:
-                mixed = MIXINGS[augment.name](batch["image"], self.generator, **augment.settings)
+                mixed = MIXINGS[augment.name](batch["image"], generator, **augment.settings)
                 batch["image"] = mixed.images
             else:
-                batch["image"] = AUGMENTATIONS[augment.name](batch["image"], self.generator, **augment.settings)
+                batch["image"] = AUGMENTATIONS[augment.name](batch["image"], generator, **augment.settings)
         return mixed
 
     def _batches(self) -> Iterator[Batch]:
-        for rows in torch.arange(self.count).tensor_split(self.parts):
-            yield {name: x[rows] for name, x in self.inputs.items()}
+        """The only network's training rows, as its averages are measured on them."""
+        for some in self.rows.places[0].tensor_split(self.parts):
+            yield self.inputs.feed.take(some)
 
     @property
     def _looks(self) -> bool:
         """Whether held-out rows are looked at after each epoch."""
-        return self.spec.patience is not None and len(next(iter(self.held_targets.values()))) > 0
+        return self.spec.patience is not None and max(self.held.counts) > 0
 
     @torch.no_grad()
-    def _holdout(self, network: Network) -> float | None:
-        """The loss over all held-out rows, not the mean over batches."""
+    def _holdout(self, kept: Program) -> list[float] | None:
+        """The losses over all held-out rows, not the means over batches."""
         if not self._looks:
             return None
-        network.eval()
-        raw = _raw(network, self.held_inputs, self.size)
-        return float(self.objective([Branch(1.0, raw)], self.held_targets))
+        kept.module.eval()
+        networks = [learner.trained.network for learner in self.learning]
+        size = max(rows_at_once(self.dataset.schema) // len(networks), 1)
+        said = [kept.raw(ready) for ready, _ in self.inputs.batches(torch.split(self.held.places, size, 1), networks)]
+        raw = {name: torch.cat([part[name] for part in said], 1) for name in said[0]}
+        return self.objective([Branch(1.0, raw)], self.held.goals).tolist()
+
+    def _finished(self, learner: _Learner) -> Trained:
+        learner.trained.network.eval()
+        self._fit_residuals(learner)
+        return learner.trained
 
     @torch.no_grad()
-    def _fit_residuals(self) -> None:
+    def _fit_residuals(self, learner: _Learner) -> None:
         """Losses that learn no variance get one from held-out residuals, or from the training rows where none are held out."""
+        network, share = learner.trained.network, learner.share
         for name, component in self.spec.losses.items():
-            head = self.network.head(name)
-            held = int((~self.held_targets[name].isnan()).sum())
-            inputs, targets = (self.held_inputs, self.held_targets) if held > 1 else (self.inputs, self.targets)
+            head = network.head(name)
+            held = len(self.dataset.known(name, share.holdout))
             if head.task.kind == "regression" and component.name not in LEARNS_VARIANCE and self.spec.trained is None:
-                said = _raw(self.network, inputs, self.size)[name][..., 0].double()
+                rows = share.holdout if held > 1 else share.train
+                batches_ = self.inputs.raw(self.inputs.places(rows), rows_at_once(self.dataset.schema))
+                said = torch.cat([network(batch)[1][name][..., 0] for batch in batches_]).double()
                 said = said.reshape(len(said), -1)  # (n, K); the copies' own spread comes on top when they predict
-                error = said.mean(1) - head.standardise(targets[name]).double()
+                target = torch.from_numpy(np.ascontiguousarray(self.dataset.targets[name][rows])).to(self.device)
+                error = said.mean(1) - head.standardise(target).double()
                 head.residual.fill_(max(float((error**2 - said.var(1, correction=0)).nanmean()), 1e-12))
 
 
+def batches_of(rows: int, size: int) -> int:
+    """How many batches an epoch has; none is smaller than asked for, since batch norm needs two rows.
+
+    >>> batches_of(100, 32), batches_of(5, 32)
+    (3, 1)
+    """
+    return max(1, rows // size)
+
+
+def stacking(schema: Schema, spec: TrainSpec) -> Callable[[Share], str] | None:
+    """What must be the same of the shares of networks that are trained as one; None if networks of this kind can't be.
+
+    The numbers of rows may differ as long as those of batches do not; where something is drawn or measured by the batch, not at
+    all.
+    """
+    network = blank(schema, spec.network)
+    if spec.average is not None or spec.trained is not None or spec.optimizer.name == "muon":
+        return None
+    if not (known(network) or mappable(network)):
+        return None
+    by_batch = bool(spec.augment) or any(isinstance(m, _BatchNorm) or getattr(m, "p", 0) for m in network.modules())
+
+    def same(share: Share) -> str:
+        rows = len(share.train)
+        count = f"{rows} rows" if by_batch else f"{batches_of(rows, spec.batch_size)} batches"
+        return f"{count}, expert in {share.own.tolist()}"
+
+    return same
+
+
+def _same_sight(one: Share, other: Share) -> bool:
+    return np.array_equal(one.train, other.train) and np.array_equal(one.view, other.view)
+
+
 def build(
-    dataset: Dataset, spec: TrainSpec, share: Share, inputs: Batch, targets: Mapping[str, Tensor], generator: torch.Generator
+    dataset: Dataset, spec: TrainSpec, share: Share, inputs: Inputs, generator: torch.Generator, like: Network | None = None
 ) -> Network:
     """A network that has taken from the training rows, and from files of weights, what it needs before it learns.
+
+    Args:
+        like: one of the same training rows and view: what it has taken from them is taken over.
 
     Raises:
         TrainingError: names the file that does not fit, or the target that no training row has.
     """
     for name, task in dataset.schema.targets.items():
-        if not task.known(targets[name].cpu().numpy()).any():
+        if not task.known(np.asarray(dataset.targets[name][share.train])).any():
             raise TrainingError(f"none of its training rows has the target {name!r}")
     network = Network(dataset.schema, spec.network)
     masks_ = {name: torch.from_numpy(mask) for name, mask in masks(dataset.schema, share.view).items()}
     network.preprocessing.see(masks_)
-    cpu = {name: x.cpu() for name, x in inputs.items()}
-    network.fit(cpu, {name: y.cpu() for name, y in targets.items()}, generator)
+    if like is not None and known(network):
+        network.take_over(like)
+    else:
+        targets = {n: torch.from_numpy(np.ascontiguousarray(dataset.targets[n][share.train])) for n in dataset.schema.targets}
+        network.fit(inputs.sample(share.train), targets, generator)
     if spec.trained is not None:
         load_trained(network, spec.trained, 255.0 if dataset.schema.image_dtype == "uint8" else 1.0)
     return network
-
-
-def _raw(network: Network, inputs: Batch, size: int) -> dict[str, Tensor]:
-    """What the heads say of all rows, in large batches."""
-    parts = [network(batch)[1] for batch in batches(inputs, size)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def load(dataset: Dataset, rows: Rows, device: torch.device) -> tuple[Batch, Batch]:

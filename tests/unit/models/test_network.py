@@ -16,9 +16,18 @@ from fuseline.component import Component, complete
 from fuseline.data.schema import FIRST, Schema, TargetSchema
 from fuseline.errors import RecipeError
 from fuseline.models.architectures import ARCHITECTURES
-from fuseline.models.network import Network, NetworkSpec, Replicated, Said, batches, mean_said, mixture_variance, parameters
+from fuseline.models.network import (
+    Network,
+    NetworkSpec,
+    Replicated,
+    Said,
+    batches,
+    blank,
+    mean_said,
+    mixture_variance,
+    parameters,
+)
 from fuseline.models.preprocessing import NUMBERS
-from fuseline.specs import blank
 
 TARGETS = {
     "y": TargetSchema(kind="classification", classes=[0, 1, 2]),
@@ -155,7 +164,7 @@ def test_a_row_does_not_depend_on_the_others_in_its_batch(name: str, settings: d
 @OWN
 def test_gradients_reach_every_head(name: str, settings: dict[str, Any], schema: Schema) -> None:
     net = fitted(0, schema, spec_of(name, settings)).train()
-    (branch,) = net.branches(batch(6, 1, schema))
+    (branch,) = net.branches(net.preprocessing(batch(6, 1, schema)))
     assert branch.weight == 1.0
     torch.stack([raw.square().mean() for raw in branch.raw.values()]).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.heads.parameters())
@@ -240,7 +249,7 @@ def branching(monkeypatch: pytest.MonkeyPatch) -> Network:
 
 def test_each_branch_has_heads_of_its_own_while_it_trains(branching: Network) -> None:
     rows = batch(5)
-    main, *aside = branching.train().branches(rows)
+    main, *aside = branching.train().branches(branching.preprocessing(rows))
     assert [branch.weight for branch in (main, *aside)] == [1.0, 0.4, 0.1]
     for branch in (main, *aside):
         assert {name: raw.shape[1] for name, raw in branch.raw.items()} == {"y": 3, "steps": 3, "marks": 2, "v": 2, "levels": 3}
@@ -256,7 +265,7 @@ def test_each_branch_has_heads_of_its_own_while_it_trains(branching: Network) ->
 
 def test_branches_are_there_while_it_trains_only(branching: Network) -> None:
     rows = batch(5)
-    (alone,) = branching.eval().branches(rows)
+    (alone,) = branching.eval().branches(branching.preprocessing(rows))
     features, raw = branching(rows)
     assert alone.weight == 1.0
     assert all(alone.raw[name].equal(raw[name]) for name in TARGETS)
@@ -268,7 +277,7 @@ def test_auxiliary_heads_are_saved_and_counted(branching: Network) -> None:
     spec = spec_of("branching", {})
     other = made(1, spec=spec)
     other.load_state_dict(branching.state_dict())
-    one, same = branching.train().branches(batch(5)), other.train().branches(batch(5))
+    one, same = (net.train().branches(net.preprocessing(batch(5))) for net in (branching, other))
     assert all(a.raw["y"].equal(b.raw["y"]) for a, b in zip(one, same, strict=True))
     assert any(key.startswith("auxiliary.1.4.") for key in branching.state_dict())
     assert parameters(blank(TABLE, spec)) == parameters(branching)
@@ -302,7 +311,7 @@ def test_copies_say_their_mean_and_how_far_they_are_apart() -> None:
 
 def test_copies_train_side_by_side() -> None:
     net = made(0, spec=spec_of("tabm", SMALL[2][1])).train()
-    (branch,) = net.branches(batch(5))
+    (branch,) = net.branches(net.preprocessing(batch(5)))
     assert {name: tuple(raw.shape) for name, raw in branch.raw.items()} == {
         "y": (5, 3, 3),
         "steps": (5, 3, 3),

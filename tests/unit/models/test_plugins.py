@@ -17,9 +17,8 @@ from fuseline.data.schema import FIRST, Schema, TargetSchema
 from fuseline.errors import RecipeError
 from fuseline.family import _version, installed
 from fuseline.models.architectures import ARCHITECTURES, mlp
-from fuseline.models.network import Network, NetworkSpec
+from fuseline.models.network import Network, NetworkSpec, blank
 from fuseline.models.plugins import Wrapped, adapt
-from fuseline.specs import blank
 
 TARGETS = {"y": TargetSchema(kind="classification", classes=["a", "b"]), "v": TargetSchema(kind="regression")}
 TABLE = Schema(numeric=["a", "b", "d"], categorical={"c": ["x", "y"], "e": ["z"]}, targets=TARGETS)

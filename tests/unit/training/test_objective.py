@@ -18,7 +18,7 @@ from fuseline.data.schema import Schema, TargetSchema
 from fuseline.models.losses import LOSSES, class_weights
 from fuseline.models.network import Branch, Network, NetworkSpec
 from fuseline.training.mixing import Mixed
-from fuseline.training.objective import Objective, apart
+from fuseline.training.objective import Goal, Objective, apart, goal
 
 TASKS = {
     "kind": TargetSchema(kind="classification", classes=["a", "b", "c"]),
@@ -41,10 +41,31 @@ def network(copies: int | None = None) -> Network:
     return net
 
 
-def objective(net: Network, own: tuple[int, ...] = (), **changes: Any) -> Objective:
-    losses = {name: Component(name=next(iter(LOSSES[task.kind]))) for name, task in TASKS.items()}
-    settings: dict[str, Any] = {"losses": losses, "weights": dict.fromkeys(TASKS, 1.0), "class_weights": {}} | changes
-    return Objective(net, SCHEMA, own=torch.tensor(own, dtype=torch.int64), **settings)
+class Judge:
+    """An objective that takes raw targets, as the formulas below do."""
+
+    def __init__(self, net: Network, own: tuple[int, ...] = (), **changes: Any) -> None:
+        losses = {name: Component(name=next(iter(LOSSES[task.kind]))) for name, task in TASKS.items()}
+        settings: dict[str, Any] = {"losses": losses, "weights": dict.fromkeys(TASKS, 1.0)} | changes
+        self.class_weights = settings.pop("class_weights", {})
+        self.heads = {name: net.head(name) for name in TASKS}
+        self.objective = Objective(self.heads, SCHEMA, own=torch.tensor(own, dtype=torch.int64), **settings)
+
+    def goals(self, targets: Mapping[str, Tensor], rows: Mapping[str, Tensor] | None = None) -> dict[str, Goal]:
+        return {n: goal(self.heads[n], t, self.class_weights.get(n), (rows or {}).get(n)) for n, t in targets.items()}
+
+    def __call__(
+        self,
+        branches: list[Branch],
+        targets: Mapping[str, Tensor],
+        rows: Mapping[str, Tensor] | None = None,
+        mixed: Mixed | None = None,
+    ) -> Tensor:
+        return self.objective(branches, self.goals(targets, rows), mixed)
+
+
+def objective(net: Network, own: tuple[int, ...] = (), **changes: Any) -> Judge:
+    return Judge(net, own, **changes)
 
 
 def drawn(seed: int = 0, copies: int | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -206,6 +227,25 @@ def test_the_loss_of_copies_is_the_mean_of_their_losses() -> None:
     assert float(judge([Branch(1.0, raw)], targets, rows)) == pytest.approx(np.mean(each), rel=1e-5)
 
 
+@pytest.mark.parametrize("copies", [None, 3])
+@pytest.mark.parametrize("mixes", [False, True])
+def test_several_networks_have_each_their_own_loss(copies: int | None, mixes: bool) -> None:
+    """With a first axis of networks the losses are those of each network by itself."""
+    judge = objective(network(copies), class_weights={"kind": torch.tensor([0.2, 1.0, 3.0])})
+    drawns = [drawn(seed, copies) for seed in range(3)]
+    random = torch.Generator().manual_seed(1)
+    orders = [torch.randperm(B, generator=random) for _ in drawns]
+    shares = torch.rand(3, B, generator=random)
+    partners = torch.stack([torch.randperm(B, generator=random) for _ in drawns])
+    mixed = [Mixed(torch.empty(0), *pair) if mixes else None for pair in zip(partners, shares, strict=True)]
+    goals = [judge.goals({n: t[order] for n, t in targets.items()}) for (_, targets), order in zip(drawns, orders, strict=True)]
+    each = [judge.objective([Branch(1.0, raw)], own, mix) for (raw, _), own, mix in zip(drawns, goals, mixed, strict=True)]
+    raws = {n: torch.stack([raw[n] for raw, _ in drawns]) for n in TASKS}
+    stacked = {n: Goal(torch.stack([g[n].value for g in goals]), torch.stack([g[n].weight for g in goals])) for n in TASKS}
+    together = judge.objective([Branch(1.0, raws)], stacked, Mixed(torch.empty(0), partners, shares) if mixes else None)
+    assert together.tolist() == pytest.approx([float(loss) for loss in each], rel=1e-5)
+
+
 # ---------------------------------------------------------------------------------------------------------------- experts
 
 
@@ -240,15 +280,14 @@ def test_an_expert_s_loss_is_that_of_the_summed_probability(given_: tuple[Tensor
     names = [f"c{i}" for i in range(said.shape[1])]
     schema = Schema(numeric=["x"], targets={"y": TargetSchema(kind="classification", classes=names)})
     spec = NetworkSpec(architecture=Component(name="mlp", settings={"hidden": []}), heads={"y": Component(name="linear")})
-    judge = Objective(
-        Network(schema, spec), schema, {"y": Component(name="cross_entropy")}, {"y": 1.0}, {}, torch.tensor(own)
-    )  # fmt: skip
+    head = Network(schema, spec).head("y")
+    judge = Objective({"y": head}, schema, {"y": Component(name="cross_entropy")}, {"y": 1.0}, torch.tensor(own))
     losses = []
     for row, code in enumerate(codes.tolist()):
         event = [code] if code in own else [c for c in range(len(names)) if c not in own]
         losses += [-math.log(said[row, event].exp().sum())] if code >= 0 else []
     expected = float(np.mean(losses)) if losses else 0.0
-    assert float(judge([Branch(1.0, {"y": said})], {"y": codes})) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert float(judge([Branch(1.0, {"y": said})], {"y": goal(head, codes)})) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_the_others_share_the_gradient_by_their_probability() -> None:

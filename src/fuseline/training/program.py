@@ -1,0 +1,71 @@
+"""What is trained: one network, or several of one shape as one; to the trainer all have a first axis of K networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn, optim
+
+from fuseline.models.network import Branch, Network
+from fuseline.models.preprocessing import Batch
+from fuseline.models.stack import Stack
+
+
+class Alone:
+    """One network: K = 1."""
+
+    def __init__(self, network: Network) -> None:
+        self.module: nn.Module = network
+        self.network = network
+
+    def branches(self, ready: Batch) -> list[Branch]:
+        """What it says of preprocessed rows (1, B, …) while training (1, B, ·)."""
+        said = self.network.branches({name: x[0] for name, x in ready.items()})
+        return [Branch(branch.weight, {name: raw[None] for name, raw in branch.raw.items()}) for branch in said]
+
+    def raw(self, ready: Batch) -> dict[str, Tensor]:
+        """What it says of preprocessed rows (1, B, …) in use (1, B, ·)."""
+        return {name: raw[None] for name, raw in self.network.after({n: x[0] for n, x in ready.items()})[1].items()}
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: tensor[None] for name, tensor in self.network.state_dict().items()}
+
+    def keep(self, index: Tensor, optimizer: optim.Optimizer) -> None:
+        """The only one is kept, or nothing goes on."""
+
+
+class Together:
+    """K networks as a stack, of which some may leave."""
+
+    def __init__(self, networks: Sequence[Network], generators: Sequence[torch.Generator]) -> None:
+        self.stack = Stack(networks, generators)
+        self.generators = list(generators)
+        self.module: nn.Module = self.stack.network
+
+    def branches(self, ready: Batch) -> list[Branch]:
+        return self.stack.branches(ready)
+
+    def raw(self, ready: Batch) -> dict[str, Tensor]:
+        return self.stack(ready)[1]  # type: ignore[no-any-return]
+
+    def state(self) -> dict[str, Tensor]:
+        return self.stack.state()
+
+    def keep(self, index: Tensor, optimizer: optim.Optimizer) -> None:
+        """Go on with some of the networks alone, with what the optimizer knows of them; the others cost nothing more."""
+        members = len(self.generators)
+        for parameter in self.module.parameters():
+            for name, known in optimizer.state.get(parameter, {}).items():
+                if isinstance(known, Tensor) and known.shape[:1] == (members,):
+                    optimizer.state[parameter][name] = known[index].contiguous()
+            parameter.data = parameter.data[index].contiguous()
+            parameter.grad = None
+        for buffer in self.module.buffers():
+            buffer.data = buffer.data[index].contiguous()
+        self.generators = [self.generators[i] for i in index.tolist()]
+        self.stack.draw_from(self.generators)
+
+
+Program = Alone | Together
+"""What the trainer moves: ``branches`` to learn from, ``raw`` to be judged by, ``state`` to be kept."""
