@@ -22,7 +22,7 @@ from fuseline.data import dataset as datasets
 from fuseline.data.dataset import Dataset
 from fuseline.data.split import ROLES, Split, split, strata, units
 from fuseline.devices import here, resolve
-from fuseline.errors import DataError, RecipeError
+from fuseline.errors import DataError, RecipeError, TrainingError
 from fuseline.evaluation.metrics import METRICS
 from fuseline.fusion.fuse import FuseSpec
 from fuseline.fusion.rules import needs, rules_for
@@ -35,8 +35,8 @@ from fuseline.store import Store, code_version, content_key, read_json, write_js
 from fuseline.threads import limited_to
 from fuseline.training.replica import ReplicaJob
 from fuseline.training.strategies import STRATEGIES
-from fuseline.training.train import TrainSpec, train
-from fuseline.training.units import TrainingUnit, marked, plan_units
+from fuseline.training.train import TrainSpec, train_together
+from fuseline.training.units import TRIED, TrainingUnit, marked, plan_units
 from fuseline.training.worker import UnitJob
 
 _opening = threading.Lock()
@@ -130,7 +130,7 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
     shares = _divide(recipe, partition, dataset, split_)
     _check_rows(recipe, dataset, split_, shares, specs)
     members = _jobs(recipe, specs, shares)
-    training_units = plan_units(members, dataset, store, processes(recipe), recipe.training.stack)
+    training_units = plan_units(members, dataset, store, processes(recipe), recipe.training.stack, recipe.training.tune)
     members = marked(members, training_units)
     key = content_key(
         recipe=recipe,
@@ -158,11 +158,11 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
             name: [{"spec": j.spec, "seed": j.seed, "strategy": j.strategy, "key": j.key(dataset)} for j in jobs]
             for name, jobs in members.items()
         }
-        rules = {target: rules_for(recipe, target) for target in recipe.targets}
-        rest = {"members": meta, "after": _after(recipe), "training_units": training_units, "rules": rules}
+        rest = {"members": meta, "after": _after(recipe), "training_units": training_units}
         write_json(folder / "plan.json", {"recipe": recipe, "data": dataset.key, **rest})
         tables(dataset, split_, members, folder)
-        write_json(folder / "statistics.json", statistics(dataset, split_, members))
+        counted = statistics(dataset, split_, members)
+        write_json(folder / "statistics.json", {**counted, "training_units": [unit.model_dump() for unit in training_units]})
 
     place, _ = store.make("plan", key, build)
     return Plan.open(place), place
@@ -348,17 +348,22 @@ def rough_seconds(plan: Plan) -> dict[str, float]:
     """What training each member would take in one process, from two epochs of a few steps that are thrown away."""
     costs: dict[str, float] = {}
     known: dict[str, float] = {}
+    stacks = {name: len(unit.members) if unit.pace.stacked else 1 for unit in plan.training_units for name in unit.members}
     with limited_to(plan.recipe.training.threads):
         for name, jobs in plan.members.items():
             spec = jobs[0].spec
-            shape = spec.model_dump_json()
+            networks = min(TRIED, stacks[name] * len(jobs)) if spec.pace.stacked else 1
+            shape = f"{networks} {spec.model_dump_json()}"
             if spec.trained is not None:
                 known[shape] = 0.0
             if shape not in known:
                 trial = spec.model_copy(update={"epochs": 2, "patience": None})
                 first_known = [plan.dataset.known(name, jobs[0].share.train)[: 4 * spec.batch_size] for name in spec.losses]
-                rows = Share(np.unique(np.concatenate(first_known)))
-                first, second = train(plan.dataset, trial, rows, 0).curve
-                known[shape] = (second.at - first.at) / 1000 / len(rows.train)
+                share = Share(np.unique(np.concatenate(first_known)))
+                trained = train_together(plan.dataset, trial, [share] * networks, range(networks))[0]
+                if isinstance(trained, TrainingError):
+                    raise trained
+                first, second = trained.curve
+                known[shape] = (second.at - first.at) / 1000 / len(share.train) / networks
             costs[name] = known[shape] * spec.epochs * sum(len(job.share.train) for job in jobs)
     return costs

@@ -177,13 +177,15 @@ class Member(Part):
 class Training(Part):
     """Where members are trained. ``processes`` run side by side, each with ``threads`` threads.
 
-    ``stack`` says whether members of one shape are trained as one stacked program: ``auto`` where a timing finds that faster.
+    ``stack`` says whether members of one shape are trained as one stacked program: ``auto`` where that is faster. ``tune`` lets
+    a short timing decide about precision, the order of memory and compilation; without it nothing but float32 is used.
     """
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     processes: int | None = Field(None, ge=1)
     threads: int = Field(1, ge=1)
     stack: Literal["auto", "always", "never"] = "auto"
+    tune: bool = True
 
 
 class Fusion(Part):

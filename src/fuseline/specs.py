@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from fuseline.component import Component, complete
-from fuseline.data.schema import FIRST, Schema
+from fuseline.data.schema import Schema
 from fuseline.devices import resolve
 from fuseline.errors import RecipeError, TrainingError, first_line
 from fuseline.models.architectures import ARCHITECTURES
 from fuseline.models.heads import HEADS
 from fuseline.models.losses import CLASS_WEIGHTS, LOSSES
-from fuseline.models.network import Network, NetworkSpec, blank
-from fuseline.models.preprocessing import NUMBERS, Batch
+from fuseline.models.network import Network, NetworkSpec, blank, some_rows
+from fuseline.models.preprocessing import NUMBERS
 from fuseline.models.vision import Vision
 from fuseline.recipe import Member, Recipe, Target
 from fuseline.store import sha256_of
@@ -109,7 +105,7 @@ def _try(spec: TrainSpec, schema: Schema, field: str) -> None:
     """Build the network once and let it say two rows, to find settings that don't fit the data."""
     try:
         network = blank(schema, spec.network).eval()
-        network(_two_rows(schema, next(network.parameters()).device))
+        network(some_rows(schema, 2, next(network.parameters()).device))
     except Exception as error:  # a module of another package may fail in any way
         raise RecipeError(f"{field}.architecture: this does not fit the data: {first_line(error)}.") from None
     try:
@@ -127,16 +123,3 @@ def _read_weights(network: Network, spec: TrainSpec) -> None:
         load_trained(network, spec.trained)
     elif isinstance(network.backbone, Vision):
         network.backbone.load_pretrained()
-
-
-def _two_rows(schema: Schema, device: torch.device) -> Batch:
-    shapes: Mapping[str, tuple[Any, ...]] = {
-        "numeric": (len(schema.numeric), torch.float64),
-        "categorical": (len(schema.categorical), torch.int64),
-    }
-    if schema.image is not None:
-        return {"image": torch.zeros(2, *schema.image, dtype=getattr(torch, schema.image_dtype), device=device)}
-    rows = {name: torch.zeros(2, width, dtype=kind, device=device) for name, (width, kind) in shapes.items() if width}
-    if "categorical" in rows:
-        rows["categorical"] = rows["categorical"] + FIRST
-    return rows

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fuseline.component import Component, Part
-from fuseline.data.schema import Schema
+from fuseline.data.schema import FIRST, Schema
 from fuseline.models.architectures import ARCHITECTURES
 from fuseline.models.heads import HEADS, Head, layer_of
 from fuseline.models.preprocessing import Batch, Preprocessing
@@ -133,6 +133,18 @@ def blank(schema: Schema, spec: NetworkSpec) -> Network:
             return Network(schema, spec)
     except RuntimeError:  # torchvision's regnets compute their widths with tensors
         return Network(schema, spec)
+
+
+def some_rows(schema: Schema, rows: int, device: torch.device | str) -> Batch:
+    """Raw rows without any content, to try a network with."""
+    if schema.image is not None:
+        return {"image": torch.zeros(rows, *schema.image, dtype=getattr(torch, schema.image_dtype), device=device)}
+    batch: Batch = {}
+    if schema.numeric:
+        batch["numeric"] = torch.zeros(rows, len(schema.numeric), dtype=torch.float64, device=device)
+    if schema.categorical:
+        batch["categorical"] = torch.full((rows, len(schema.categorical)), FIRST, device=device)
+    return batch
 
 
 def _at_most(inputs: Batch, numbers: int, generator: torch.Generator) -> Batch:

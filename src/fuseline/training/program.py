@@ -7,26 +7,38 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn, optim
 
+from fuseline.devices import autocast
 from fuseline.models.network import Branch, Network
 from fuseline.models.preprocessing import Batch
 from fuseline.models.stack import Stack
+from fuseline.training.pace import Pace
 
 
 class Alone:
     """One network: K = 1."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, pace: Pace) -> None:
         self.module: nn.Module = network
-        self.network = network
+        self.network, self.pace = network, pace
+        pace.apply(network)
 
     def branches(self, ready: Batch) -> list[Branch]:
         """What it says of preprocessed rows (1, B, …) while training (1, B, ·)."""
-        said = self.network.branches({name: x[0] for name, x in ready.items()})
-        return [Branch(branch.weight, {name: raw[None] for name, raw in branch.raw.items()}) for branch in said]
+        with autocast(self._device, self.pace.precision):
+            said = self.network.branches(self._its(ready))
+        return [Branch(branch.weight, _float(branch.raw)) for branch in said]
 
     def raw(self, ready: Batch) -> dict[str, Tensor]:
         """What it says of preprocessed rows (1, B, …) in use (1, B, ·)."""
-        return {name: raw[None] for name, raw in self.network.after({n: x[0] for n, x in ready.items()})[1].items()}
+        with autocast(self._device, self.pace.precision):
+            return _float(self.network.after(self._its(ready))[1])
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def _its(self, ready: Batch) -> Batch:
+        return self.pace.laid_out({name: x[0] for name, x in ready.items()})
 
     def state(self) -> dict[str, Tensor]:
         return {name: tensor[None] for name, tensor in self.network.state_dict().items()}
@@ -65,6 +77,11 @@ class Together:
             buffer.data = buffer.data[index].contiguous()
         self.generators = [self.generators[i] for i in index.tolist()]
         self.stack.draw_from(self.generators)
+
+
+def _float(raw: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In float32, as losses want it, with a first axis for the one network."""
+    return {name: x.float()[None] for name, x in raw.items()}
 
 
 Program = Alone | Together

@@ -33,7 +33,6 @@ class ReplicaJob:
 
     Attributes:
         before: those that it follows by its strategy, the latest last.
-        stacked: whether it is trained as part of a stack, which makes it the same as alone but for rounding.
     """
 
     spec: TrainSpec
@@ -41,7 +40,6 @@ class ReplicaJob:
     seed: int
     strategy: Component | None = None
     before: tuple[ReplicaJob, ...] = ()
-    stacked: bool = False
 
     def key(self, dataset: Dataset) -> str:
         return content_key(
@@ -54,7 +52,6 @@ class ReplicaJob:
             seed=self.seed,
             strategy=self.strategy,
             before=[job.key(dataset) for job in self.before[-1:]],  # whose key holds those before it
-            stacked=self.stacked,
             torch=torch.__version__,
             code=code_version("data", "models", "partition", "training"),
             plugin=ARCHITECTURES.version(self.spec.network.architecture.name),

@@ -33,6 +33,7 @@ from fuseline.training.material import Inputs, Material, epoch_order, goals
 from fuseline.training.mixing import MIXINGS, Mixed, mixed_together
 from fuseline.training.objective import Goal, Objective
 from fuseline.training.optimizers import OPTIMIZERS, outer_apart
+from fuseline.training.pace import Pace
 from fuseline.training.program import Alone, Program, Together
 from fuseline.training.schedules import SCHEDULES, scheduler
 from fuseline.training.trained import TrainedFile, load_trained
@@ -76,6 +77,7 @@ class TrainSpec(Part):
     patience: int | None
     device: str
     threads: int
+    pace: Pace = Pace()
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ class Trainer:
             draws.append(generator_now(device))
         self.learning = list(self.learners)
         networks = [learner.trained.network for learner in self.learners]
-        self.program: Program = Alone(networks[0]) if len(networks) == 1 else Together(networks, draws)
+        self.program: Program = Alone(networks[0], spec.pace) if len(networks) == 1 else Together(networks, draws)
         if not spec.augment:
             self.inputs.prepare(networks)
         goals_ = [self._goals(learner, start) for learner in self.learners]
@@ -308,7 +310,7 @@ class Trainer:
             self.average.after_epoch(self.program.module, number / self.spec.epochs)
             if self._looks or number == self.spec.epochs:  # a pass over all rows, where batch norm is measured anew
                 averaged = self.average.module(self._batches())
-                self.averaged = None if averaged is None else Alone(cast(Network, averaged))
+                self.averaged = None if averaged is None else Alone(cast(Network, averaged), self.spec.pace)
         return self.averaged or self.program
 
     def _is_out_of_patience(self, epochs: int, kept: Program) -> bool:

@@ -21,6 +21,7 @@ from fuseline.partition import Share
 from fuseline.store import Store
 from fuseline.threads import limited_to
 from fuseline.timing import Decision, decided
+from fuseline.training.pace import Pace, quickest
 from fuseline.training.replica import ReplicaJob
 from fuseline.training.train import Trainer, stacking
 
@@ -35,49 +36,52 @@ Jobs = Mapping[str, list[ReplicaJob]]
 
 
 class TrainingUnit(Part):
-    """Members that share a worker, whether as a stack, and why."""
+    """Members that share a worker, how they are computed there, and why."""
 
     members: list[str]
-    stacked: bool
+    pace: Pace
     why: str
 
 
-def plan_units(jobs: Jobs, dataset: Dataset, store: Store, processes: int, how: str) -> list[TrainingUnit]:
+def plan_units(jobs: Jobs, dataset: Dataset, store: Store, processes: int, stack: str, tune: bool) -> list[TrainingUnit]:
     """The units of a run, in the order of their first members. A stack is divided among as many processes as there are.
 
     Args:
-        how: ``auto`` for a timing to decide, else ``always`` or ``never``.
+        stack: ``auto``, ``always`` or ``never``, as the recipe says.
+        tune: whether timings may decide about precision, order of memory and compilation.
     """
-    answers: dict[str, tuple[bool, str]] = {}
-    groups: dict[str, list[str]] = {}
+    answers: dict[str, tuple[Pace, str]] = {}
+    groups: dict[tuple[str, str], list[str]] = {}
     for name, its in jobs.items():
-        shape = its[0].spec.model_dump_json()
+        shape = f"{its[0].strategy} {its[0].spec.model_dump_json()}"
         if shape not in answers:
-            answers[shape] = _stacked(its[0], dataset, store, how)
-        stacked = answers[shape][0] and its[0].strategy is None
-        groups.setdefault(shape if stacked else f"{name} {shape}", []).append(name)
+            answers[shape] = _pace(its[0], dataset, store, stack, tune)
+        groups.setdefault((shape, "" if answers[shape][0].stacked else name), []).append(name)
     units: list[TrainingUnit] = []
-    for names in groups.values():
-        first = jobs[names[0]][0]
-        stacked, why = answers[first.spec.model_dump_json()]
-        if first.strategy is not None:
-            stacked, why = False, f"each follows the one before it ({first.strategy.name})"
-        parts = np.array_split(np.array(names, object), min(processes, len(names)) if stacked else len(names))
-        units += [TrainingUnit(members=part.tolist(), stacked=stacked, why=why) for part in parts]
+    for (shape, _), names in groups.items():
+        pace, why = answers[shape]
+        parts = np.array_split(np.array(names, object), min(processes, len(names)))
+        units += [TrainingUnit(members=part.tolist(), pace=pace, why=why) for part in parts]
     order = list(jobs)
     return sorted(units, key=lambda unit: order.index(unit.members[0]))
 
 
 def marked(jobs: Jobs, units: Sequence[TrainingUnit]) -> dict[str, list[ReplicaJob]]:
-    """The jobs, with what was decided about them."""
-    stacked = {name: unit.stacked for unit in units for name in unit.members}
-    return {name: [replace(job, stacked=stacked[name]) for job in its] for name, its in jobs.items()}
+    """The jobs, with what was decided about them, those among them that others follow too."""
+    paces = {name: unit.pace for unit in units for name in unit.members}
+    return {name: [_at(job, paces[name]) for job in its] for name, its in jobs.items()}
+
+
+def _at(job: ReplicaJob, pace: Pace) -> ReplicaJob:
+    """Members that follow each other are of one entry, and so of one pace."""
+    before = tuple(_at(earlier, pace) for earlier in job.before)
+    return replace(job, spec=job.spec.model_copy(update={"pace": pace}), before=before)
 
 
 def stacks(dataset: Dataset, jobs: Jobs) -> Iterator[list[tuple[str, int, ReplicaJob]]]:
     """A unit's replicas with their member and number, those together that are trained as one."""
     first = next(iter(jobs.values()))[0]
-    same = stacking(dataset.schema, first.spec) if first.stacked else None
+    same = stacking(dataset.schema, first.spec) if first.spec.pace.stacked else None
     together: dict[str, list[tuple[str, int, ReplicaJob]]] = {}
     for name, its in jobs.items():
         for number, job in enumerate(its):
@@ -85,12 +89,26 @@ def stacks(dataset: Dataset, jobs: Jobs) -> Iterator[list[tuple[str, int, Replic
     yield from together.values()
 
 
-def _stacked(job: ReplicaJob, dataset: Dataset, store: Store, how: str) -> tuple[bool, str]:
+def _pace(job: ReplicaJob, dataset: Dataset, store: Store, stack: str, tune: bool) -> tuple[Pace, str]:
+    """How networks like a replica's are computed, and why."""
+    stacked, why = _stacked(job, dataset, store, stack)
+    if stacked:
+        return Pace(stacked=True), f"as a stack: {why}"
+    if not tune or job.spec.trained is not None:
+        return Pace(), f"apart: {why}"
+    spec, rows = job.spec, len(job.share.train) * job.spec.epochs
+    pace, reason = quickest(dataset.schema, spec.network, spec.device, spec.batch_size, rows, store)
+    return pace, f"apart: {why}; {reason}"
+
+
+def _stacked(job: ReplicaJob, dataset: Dataset, store: Store, stack: str) -> tuple[bool, str]:
     """Whether networks of a replica's shape are trained as stacks, and why."""
+    if job.strategy is not None:
+        return False, f"each follows the one before it ({job.strategy.name})"
     if stacking(dataset.schema, job.spec) is None:
         return False, "this kind of network or training can't be stacked"
-    if how != "auto":
-        return how == "always", f"training.stack is {how!r}"
+    if stack != "auto":
+        return stack == "always", f"training.stack is {stack!r}"
     if job.spec.device != "cpu":
         decision = _timed(job, dataset, store)
         return decision.chosen == "stacked", decision.why

@@ -29,13 +29,13 @@ def mlp(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def units_of(plan: Plan) -> list[tuple[list[str], bool]]:
-    return [(unit.members, unit.stacked) for unit in plan.training_units]
+    return [(unit.members, unit.pace.stacked) for unit in plan.training_units]
 
 
 def test_small_networks_of_one_shape_are_stacked_on_every_process(store: Store) -> None:
     plan = plan_of(store, [mlp("a", count=3), mlp("wide", architecture={"mlp": {"hidden": [5]}}), mlp("b")])
     assert units_of(plan) == [(["a-1", "a-2"], True), (["a-3", "b"], True), (["wide"], True)]
-    assert all(job.stacked for jobs in plan.members.values() for job in jobs)
+    assert all(job.spec.pace.stacked for jobs in plan.members.values() for job in jobs)
 
 
 def test_large_ones_and_other_layers_are_trained_apart_on_a_cpu(store: Store) -> None:
@@ -44,7 +44,7 @@ def test_large_ones_and_other_layers_are_trained_apart_on_a_cpu(store: Store) ->
     plan = plan_of(store, [large, embedded])
     assert units_of(plan) == [([name], False) for name in ("large-1", "large-2", "embedded-1", "embedded-2")]
     whys = [unit.why for unit in plan.training_units]
-    assert whys[0].startswith("networks of 750,003 numbers, which is more than 500,000")
+    assert whys[0].startswith("apart: networks of 750,003 numbers, which is more than 500,000")
     assert "mapping over such layers" in whys[2]
 
 
@@ -55,7 +55,7 @@ def test_large_ones_and_other_layers_are_trained_apart_on_a_cpu(store: Store) ->
 def test_what_can_t_be_stacked_never_is(store: Store, changes: dict[str, Any]) -> None:
     plan = plan_of(store, [mlp("a", count=2, **changes)], stack="always")
     assert units_of(plan) == [(["a-1"], False), (["a-2"], False)]
-    assert plan.training_units[0].why == "this kind of network or training can't be stacked"
+    assert plan.training_units[0].why == "apart: this kind of network or training can't be stacked; there is one way"
 
 
 def test_the_recipe_may_decide(store: Store) -> None:
@@ -63,13 +63,13 @@ def test_the_recipe_may_decide(store: Store) -> None:
     always = plan_of(store, [mlp("a", count=2, architecture=mapped)], stack="always", processes=1)
     never = plan_of(store, [mlp("a", count=2)], stack="never")
     assert (units_of(always), units_of(never)) == ([(["a-1", "a-2"], True)], [(["a-1"], False), (["a-2"], False)])
-    assert never.training_units[0].why == "training.stack is 'never'"
+    assert never.training_units[0].why.startswith("apart: training.stack is 'never'")
 
 
 def test_members_that_follow_each_other_are_no_stack_but_others_of_their_shape_are(store: Store) -> None:
     plan = plan_of(store, [mlp("chain", count=2, strategy="snapshot"), mlp("free", count=2)], processes=1)
     assert units_of(plan) == [(["chain-1"], False), (["chain-2"], False), (["free-1", "free-2"], True)]
-    assert plan.training_units[0].why == "each follows the one before it (snapshot)"
+    assert plan.training_units[0].why.startswith("apart: each follows the one before it (snapshot)")
 
 
 def test_more_members_change_the_key_of_none(store: Store) -> None:

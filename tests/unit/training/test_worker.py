@@ -136,7 +136,7 @@ def test_after_a_kill_finished_replicas_are_kept(planned: Callable[..., Any]) ->
 def test_the_members_of_a_stack_share_a_worker_and_each_hears_of_its_own_epochs(planned: Callable[..., Any]) -> None:
     plan, store = planned("always", count=3)
     (unit,) = plan.training_units
-    assert (unit.members, unit.stacked) == (["mlp-1", "mlp-2", "mlp-3"], True)
+    assert (unit.members, unit.pace.stacked) == (["mlp-1", "mlp-2", "mlp-3"], True)
     crew, told = workers(), {name: [] for name in plan.members}
     barrier = Barrier(3)  # all have asked before the first can be done
 
