@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing import forkserver
 from typing import Any
 
 from rich.console import Console
@@ -19,21 +23,58 @@ def run_train(recipe: Recipe, console: Console) -> dict[str, Any]:
     """Run the training flow; raises what the flow raised."""
     with prefect_server() as address:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-        from fuseline.plan import make_plan  # all that takes time goes here: the server starts meanwhile
-
-        make_plan(recipe, Store())
-        from flows.train import train
-        from tasks.progress import listening
-
+        with without_collector():  # all that takes time goes here: the server starts meanwhile
+            job = _prepare(recipe)
+            from tasks.progress import listening
         wait_until_up(address)
         console.print(
             f"[dim]{recipe.name}: Prefect's page is {address.removesuffix('/api')} while this runs[/dim]", highlight=False
         )
         try:
             with _bars(console) as listener, listening(listener):
-                return train(recipe)
+                return job()
         finally:
             _drain()
+
+
+def _prepare(recipe: Recipe) -> Callable[[], dict[str, Any]]:
+    """Load what the run needs: with everything that it would make at hand, far less."""
+    from fuseline.lineage import recall
+
+    lineage = recall(recipe, Store())
+    if lineage is None:
+        from fuseline.plan import make_plan
+
+        make_plan(recipe, Store())
+        _warm_workers()
+        from flows.train import train
+
+        job = partial(train, recipe)
+    else:
+        from flows.again import train_again
+
+        job = partial(train_again, recipe, lineage)
+    from tasks.tracking import open_tracker
+
+    open_tracker(recipe.name)
+    return job
+
+
+def _warm_workers() -> None:
+    """Let the process that workers are forked from load torch, while this one loads all else."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["fuseline.training.worker", "torch._dynamo"])
+    forkserver.ensure_running()
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Without Python's garbage collector, which would look through what is being imported again and again and find nothing."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _drain() -> None:

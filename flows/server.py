@@ -20,6 +20,9 @@ from fuseline.store import home
 PATIENCE = 120.0
 """Seconds to wait for the server; a loaded machine with a new database needs about 20."""
 
+IDLE = ("FOREMAN", "LATE_RUNS", "PAUSE_EXPIRATIONS", "SCHEDULER", "TRIGGERS")
+"""Services without work in a server that lives as long as one run: no deployment is due, and no worker is waited for."""
+
 
 @contextmanager
 def prefect_server() -> Iterator[str]:
@@ -39,8 +42,9 @@ def prefect_server() -> Iterator[str]:
         "PREFECT_UI_API_URL": address,
         "PREFECT_SERVER_UI_API_URL": address,
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+        **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in IDLE},
     }
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "flows.prefect_app:create_app", "--port", str(port)]
     with log.open("w") as out:
         process = subprocess.Popen(  # noqa: S603
             [*command, "--host", "127.0.0.1", "--log-level", "warning"],

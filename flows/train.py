@@ -15,10 +15,11 @@ from fuseline.store import home, locked, read_json
 from tasks.bank import bank_members
 from tasks.evaluation import judge
 from tasks.fusion import fuse
+from tasks.lineage import remember_run
 from tasks.members import stop, train_member
 from tasks.package import package, register_version
 from tasks.plan import plan_run
-from tasks.records import FailedMember, MemberRecord
+from tasks.records import FailedMember, MemberRecord, PlanRecord
 from tasks.tracking import fail_run, finish_run, start_run, track_fusions, track_member, track_scores
 
 SUPERVISORS: Any = ThreadPoolTaskRunner(max_workers=64)
@@ -35,14 +36,13 @@ def train(recipe: Recipe) -> dict[str, Any]:
         with stages("track"):
             run = start_run(plan)
         try:
-            with stages("train"):
-                futures: dict[str, Any] = {}
-                for member in plan.members:
-                    follows = [allow_failure(futures[plan.after[member]])] if member in plan.after else []
-                    futures[member] = train_member.submit(plan, member=member, wait_for=follows, return_state=False)
-                results = [outcome(future, member) for member, future in futures.items()]
-            with stages("track"):
-                children = {result.name: track_member(plan, run, result) for result in results}
+            futures = submitted(plan)
+            results, children = [], {}
+            for member, future in futures.items():
+                with stages("train"):
+                    results.append(outcome(future, member))
+                with stages("track"):  # while those after it are still being trained
+                    children[member] = track_member(plan, run, results[-1])
             members = all_trained(results)
             with stages("bank"):
                 bank = bank_members(plan, members)
@@ -59,11 +59,21 @@ def train(recipe: Recipe) -> dict[str, Any]:
                 track_fusions(plan, run, report)
                 result = summary.assemble(run.run_id, recipe.name, results, read_json(report.folder / "report.json"), version)
                 finish_run(plan, run, members, report, {**result, "timing": stages.seconds})
+                remember_run(recipe, plan, members, bank, fused, report, packaged)
         except BaseException as error:
             stop(plan)
             fail_run(plan, run, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
     return {**result, "timing": stages.seconds}
+
+
+def submitted(plan: PlanRecord) -> dict[str, Any]:
+    """Submit every member's task; one that follows another waits until that one has ended, however it ended."""
+    futures: dict[str, Any] = {}
+    for member in plan.members:
+        follows = [allow_failure(futures[plan.after[member]])] if member in plan.after else []
+        futures[member] = train_member.submit(plan, member=member, wait_for=follows, return_state=False)
+    return futures
 
 
 def outcome(future: Any, member: str) -> MemberRecord | FailedMember:

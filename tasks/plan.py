@@ -15,4 +15,5 @@ from tasks.records import PlanRecord
 def plan_run(recipe: Recipe) -> PlanRecord:
     """The plan's record; see :func:`fuseline.plan.make_plan`."""
     plan, folder = make_plan(recipe, Store())
-    return PlanRecord(plan.key, folder, tuple(plan.members), tuple(recipe.targets), plan.after)
+    rules = {target: plan.fuse_spec(target).rules for target in recipe.targets}
+    return PlanRecord(plan.key, folder, tuple(plan.members), tuple(recipe.targets), plan.after, rules)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
-from fuseline.training.worker import Progress
+if TYPE_CHECKING:
+    from fuseline.training.worker import Progress
 
-Listener = Callable[[Progress], None]
+Listener = Callable[["Progress"], None]
 
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 

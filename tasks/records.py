@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from fuseline.component import Component
 
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """Where the plan is, and the names that a flow goes through; ``after`` says which member another one follows."""
+    """Where the plan is, and the names that a flow goes through; ``after`` says which member another one follows,
+    ``rules`` how each target is fused."""
 
     key: str
     folder: Path
     members: tuple[str, ...]
     targets: tuple[str, ...]
     after: Mapping[str, str]
+    rules: Mapping[str, Sequence[Component]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

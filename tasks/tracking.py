@@ -1,4 +1,7 @@
-"""Tell MLflow what a run is, what its members and fusions did, and how it ended."""
+"""Tell MLflow what a run is, what its members and fusions did, and how it ended.
+
+What draws pictures is imported where it draws: a run in which everything is reused finds them in the store, and torch stays out.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,23 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from fuseline.plan import Plan
+from fuseline.planned import Planned
 from fuseline.recipe import dump_recipe
 from fuseline.report.environment import environment
-from fuseline.report.plots import draw_all, draw_partition
 from fuseline.report.summary import flat_metrics, winner
 from fuseline.store import Store, code_version, content_key, read_json, write_json
 from fuseline.tracking.runs import ORIGIN, RECIPE, Tracker
 from fuseline.tracking.settings import Settings, load_settings
-from fuseline.training.replica import curve
 from tasks.records import FailedMember, MemberRecord, PlanRecord, RunRecord, StageRecord
 
 
-def tracker_of(plan: Plan) -> Tracker:
-    return _tracker(load_settings(), plan.recipe.name)
+def tracker_of(plan: Planned) -> Tracker:
+    return open_tracker(plan.recipe.name)
+
+
+def open_tracker(recipe: str) -> Tracker:
+    """MLflow for the runs of a recipe, opened once."""
+    return _tracker(load_settings(), recipe)
 
 
 @cache
@@ -36,22 +42,19 @@ def _tracker(settings: Settings, experiment: str) -> Tracker:
 @task(name="track the run", cache_policy=NO_CACHE, persist_result=False)
 def start_run(record: PlanRecord) -> RunRecord:
     """Continue this recipe's unfinished run or start a new one, and log its recipe, data, split, partition and environment."""
-    plan = Plan.open(record.folder)
-    tracker, recipe, data = tracker_of(plan), plan.recipe, plan.dataset
-    run_id = tracker.start(recipe.name, "train", plan.key)
-    tracker.tags(run_id, {RECIPE: recipe.name, "mlflow.note.content": recipe.description})
-    tracker.params(run_id, recipe.model_dump(mode="json"))
-    statistics = read_json(record.folder / "statistics.json")
-    tracker.dataset(run_id, recipe.name, data.fingerprint, data.origin, data.schema)
+    plan = Planned.open(record.folder)
+    tracker, recipe = tracker_of(plan), plan.recipe
+    tags = {RECIPE: recipe.name, "mlflow.note.content": recipe.description}
+    run_id = tracker.start(recipe.name, "train", plan.key, tags=tags)
+    tracker.log(run_id, params=recipe.model_dump(mode="json"))
+    tracker.dataset(run_id, recipe.name, plan.fingerprint, plan.origin, plan.schema)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
         (folder / "environment.txt").write_text(environment(), encoding="utf-8")
-        write_json(folder / "statistics.json", statistics)
-        shares = {name: [job.share for job in jobs] for name, jobs in plan.members.items()}
-        draw_partition(statistics, shares, data.schema, folder)
-        for name in ("split.parquet", "partition.parquet"):
-            (folder / name).write_bytes((record.folder / name).read_bytes())
+        kept = [record.folder / name for name in ("statistics.json", "split.parquet", "partition.parquet")]
+        for file in [*kept, *_partition_pictures(record).glob("*.png")]:
+            (folder / file.name).write_bytes(file.read_bytes())
         tracker.files(run_id, folder, "plan")
     return RunRecord(run_id, recipe.name)
 
@@ -59,28 +62,27 @@ def start_run(record: PlanRecord) -> RunRecord:
 @task(name="track a member", task_run_name="track {member.name}", cache_policy=NO_CACHE, persist_result=False)
 def track_member(record: PlanRecord, run: RunRecord, member: MemberRecord | FailedMember) -> str:
     """A member's child run: its settings and learning curves, where it was trained if it is reused, why if it failed."""
-    plan = Plan.open(record.folder)
-    tracker, jobs = tracker_of(plan), plan.members[member.name]
-    key = content_key(replicas=[job.key(plan.dataset) for job in jobs])
+    plan = Planned.open(record.folder)
+    tracker, replicas = tracker_of(plan), plan.members[member.name]
+    key = content_key(replicas=[replica.key for replica in replicas])
     origin = tracker.origin("member", key) if member.status == "reused" else None
-    run_id = tracker.start(member.name, "member", key, run.run_id)
-    tracker.tags(run_id, {"fuseline.status": member.status} | ({ORIGIN: origin} if origin not in (None, run_id) else {}))
-    tracker.params(run_id, {**jobs[0].spec.model_dump(mode="json"), "replicas": len(jobs), "seed": jobs[0].seed})
+    tags = {"fuseline.status": member.status}
+    run_id = tracker.start(member.name, "member", key, run.run_id, tags)
+    params = {**replicas[0].spec, "replicas": len(replicas), "seed": replicas[0].seed}
     if isinstance(member, FailedMember):
-        tracker.tags(run_id, {"fuseline.reason": member.reason})
+        tracker.log(run_id, params, tags={"fuseline.reason": member.reason})
         tracker.finish(run_id, "FAILED")
         return run_id
-    points = []
-    for number, folder in enumerate(member.folders, start=1):
-        prefix = f"replica_{number}/" if len(member.folders) > 1 else ""
-        for epoch in curve(folder):
-            points.append((f"{prefix}loss", epoch.loss, epoch.at, epoch.epoch))
-            points.append((f"{prefix}rate", epoch.rate, epoch.at, epoch.epoch))
-            if epoch.holdout is not None:
-                points.append((f"{prefix}holdout_loss", epoch.holdout, epoch.at, epoch.epoch))
-    tracker.points(run_id, points)
     training = [read_json(folder / "training.json") for folder in member.folders]
-    tracker.metrics(run_id, {"seconds": sum(t["seconds"] for t in training), "parameters": training[0]["parameters"]})
+    points = []
+    for number, its in enumerate(training, start=1):
+        prefix = f"replica_{number}/" if len(training) > 1 else ""
+        for epoch in its["curve"]:
+            for name, part in (("loss", "loss"), ("rate", "rate"), ("holdout_loss", "holdout")):
+                if epoch[part] is not None:
+                    points.append((f"{prefix}{name}", epoch[part], epoch["at"], epoch["epoch"]))
+    metrics = {"seconds": sum(its["seconds"] for its in training), "parameters": training[0]["parameters"]}
+    tracker.log(run_id, params, metrics, points, {ORIGIN: origin} if origin not in (None, run_id) else {})
     tracker.finish(run_id)
     return run_id
 
@@ -88,30 +90,28 @@ def track_member(record: PlanRecord, run: RunRecord, member: MemberRecord | Fail
 @task(name="track scores", cache_policy=NO_CACHE, persist_result=False)
 def track_scores(record: PlanRecord, report: StageRecord, members: Mapping[str, str]) -> None:
     """The members' test metrics; ``members`` holds their child runs by name."""
-    tracker, numbers = tracker_of(Plan.open(record.folder)), read_json(report.folder / "report.json")
+    tracker, numbers = tracker_of(Planned.open(record.folder)), read_json(report.folder / "report.json")
     for name, run_id in members.items():
-        tracker.metrics(run_id, flat_metrics(numbers, "members", name))
+        tracker.log(run_id, metrics=flat_metrics(numbers, "members", name))
 
 
 @task(name="track fusions", cache_policy=NO_CACHE, persist_result=False)
 def track_fusions(record: PlanRecord, run: RunRecord, report: StageRecord) -> None:
     """One child run per fusion rule, with its cross-fitted losses and its test metrics."""
-    plan = Plan.open(record.folder)
-    tracker, numbers = tracker_of(plan), read_json(report.folder / "report.json")
+    tracker, numbers = tracker_of(Planned.open(record.folder)), read_json(report.folder / "report.json")
     rules: dict[str, dict[str, Any]] = {}
     for target in record.targets:
-        for rule in plan.fuse_spec(target).rules:
+        for rule in record.rules[target]:
             rules.setdefault(rule.name, {})[target] = rule.settings
     for name, settings in rules.items():
         key = content_key(report=report.folder.name, rule=name, settings=settings)
-        run_id = tracker.start(f"fusion {name}", "fusion", key, run.run_id)
-        tracker.params(run_id, {"rule": name, "settings": settings})
+        tags = {"fuseline.chosen_for": ", ".join(t for t, p in numbers["targets"].items() if p["chosen"] == name)}
+        run_id = tracker.start(f"fusion {name}", "fusion", key, run.run_id, tags)
         metrics = flat_metrics(numbers, "candidates", name)
         for target, part in numbers["targets"].items():
             if name in part["comparison"]["rules"]:
                 metrics |= {f"cross_fit/{target}/{k}": v for k, v in part["comparison"]["rules"][name].items()}
-        tracker.metrics(run_id, metrics)
-        tracker.tags(run_id, {"fuseline.chosen_for": ", ".join(t for t, p in numbers["targets"].items() if p["chosen"] == name)})
+        tracker.log(run_id, {"rule": name, "settings": settings}, metrics)
         tracker.finish(run_id)
 
 
@@ -120,8 +120,7 @@ def finish_run(
     record: PlanRecord, run: RunRecord, members: Sequence[MemberRecord], report: StageRecord, summary: dict[str, Any]
 ) -> None:
     """The parent's test metrics, report and pictures; the run ends as finished."""
-    plan = Plan.open(record.folder)
-    tracker, numbers = tracker_of(plan), read_json(report.folder / "report.json")
+    tracker, numbers = tracker_of(Planned.open(record.folder)), read_json(report.folder / "report.json")
     metrics: dict[str, float] = {}
     for target in record.targets:
         won = winner(numbers, target)
@@ -132,7 +131,6 @@ def finish_run(
         metrics |= {f"diversity/{target}/{n}": v for n, v in numbers["targets"][target]["diversity"]["mean"].items()}
     metrics |= {f"seconds/{stage}": s for stage, s in summary["timing"].items()}
     metrics |= {"members_trained": summary["trained"], "members_reused": summary["reused"]}
-    tracker.metrics(run.run_id, metrics)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_json(folder / "report.json", numbers)
@@ -142,7 +140,7 @@ def finish_run(
     registered = summary["registered"]
     tags = {"fuseline.version": f"{registered['name']}/{registered['version']}"}
     tags |= {f"fuseline.best.{target}": rule for target, rule in summary["best"].items()}
-    tracker.tags(run.run_id, tags)
+    tracker.log(run.run_id, metrics=metrics, tags=tags)
     tracker.finish(run.run_id)
     rows = [
         {"target": target, "rule": c["rule"], **{n: s["value"] for n, s in c["metrics"][target].items()}}
@@ -161,16 +159,34 @@ def _pictures(members: Sequence[MemberRecord], report: StageRecord) -> Path:
     key = content_key(report=report.folder.name, members=[m.keys for m in members], code=code_version("report"))
 
     def build(folder: Path) -> None:
+        from fuseline.report.plots import draw_all
+        from fuseline.training.replica import curve
+
         curves = {m.name: [curve(place) for place in m.folders] for m in members}
         draw_all(read_json(report.folder / "report.json"), curves, folder)
 
     return Store().make("pictures", key, build)[0]
 
 
+def _partition_pictures(record: PlanRecord) -> Path:
+    """The pictures of who sees what, drawn once and kept in the store."""
+    key = content_key(plan=record.key, code=code_version("report"))
+
+    def build(folder: Path) -> None:
+        from fuseline.plan import Plan
+        from fuseline.report.plots import draw_partition
+
+        plan = Plan.open(record.folder)
+        shares = {name: [job.share for job in jobs] for name, jobs in plan.members.items()}
+        draw_partition(read_json(record.folder / "statistics.json"), shares, plan.dataset.schema, folder)
+
+    return Store().make("pictures", key, build)[0]
+
+
 def fail_run(record: PlanRecord, run: RunRecord, reason: str, status: str = "FAILED") -> None:
     """The parent run ends as failed or killed, and says why."""
-    tracker = tracker_of(Plan.open(record.folder))
-    tracker.tags(run.run_id, {"fuseline.reason": reason})
+    tracker = tracker_of(Planned.open(record.folder))
+    tracker.log(run.run_id, tags={"fuseline.reason": reason})
     tracker.finish(run.run_id, status)
 
 

@@ -7,7 +7,7 @@ Rows that a member must not be judged on are NaN: its training rows, but for tho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,9 @@ from fuseline.partition import Rows, Share
 from fuseline.store import Store, code_version, content_key, read_json, write_json
 
 Floats = NDArray[np.floating[Any]]
+
+BLOCK = 1 << 20
+"""At most so many numbers of a block of rows: 8 MB in float64, near to what caches hold. One row is always read whole."""
 
 
 @dataclass(frozen=True)
@@ -57,31 +60,78 @@ class Bank:
         return cls(folder.name, folder, meta["members"], [(cost[0], cost[1]) for cost in meta["costs"]])
 
     def values(self, target: str) -> Floats:
-        return np.load(self.folder / f"values-{target}.npy", mmap_mode="r")  # type: ignore[no-any-return]
+        return _read(self.folder / f"values-{target}.npy")
 
-    def outputs(self, dataset: Dataset, target: str, rows: Rows, needs: AbstractSet[str] = frozenset()) -> Outputs:
-        """What the members say of some rows, in float64; with their ``features`` side by side and the rows' own ``inputs``, as
-        far as they are needed."""
+    def outputs(
+        self,
+        dataset: Dataset,
+        target: str,
+        rows: Rows,
+        needs: AbstractSet[str] = frozenset(),
+        members: slice = slice(None),
+    ) -> Outputs:
+        """What the members, or a slice of them, say of some rows, in float64; with their ``features`` side by side and the rows'
+        own ``inputs``, as far as they are needed. For few rows: see :meth:`blocks` for many."""
         variances = self.folder / f"variances-{target}.npy"
-        features = [_take(self.folder / f"features-{m}.npy", rows, 0) for m in range(len(self.members)) if "features" in needs]
+        positions = range(len(self.members))[members] if "features" in needs else ()
+        features = [_read(self.folder / f"features-{m}.npy")[rows] for m in positions]
         arrays = {name: torch.from_numpy(np.asarray(array)[rows]) for name, array in dataset.inputs.items() if "inputs" in needs}
         return Outputs(
-            values=_take(self.folder / f"values-{target}.npy", rows),
-            variances=_take(variances, rows) if variances.exists() else None,
-            features=torch.cat(features, 1) if features else None,
+            values=_take(self.values(target)[members], rows),
+            variances=_take(_read(variances)[members], rows) if variances.exists() else None,
+            features=torch.from_numpy(np.hstack(features, dtype=np.float64)) if features else None,
             inputs=plain(dataset.schema, arrays) if arrays else None,
             task=dataset.schema.targets[target],
             widths=tuple(part.shape[1] for part in features) or None,
-            costs=torch.tensor(self.costs, dtype=torch.float64),
+            costs=torch.tensor(self.costs[members], dtype=torch.float64),
         )
+
+    def blocks(
+        self, dataset: Dataset, target: str, rows: Rows, needs: AbstractSet[str] = frozenset()
+    ) -> Iterator[tuple[slice, Outputs]]:
+        """What the members say of some rows, some at a time: consecutive slices of ``rows`` and the :meth:`outputs` of each, of
+        at most ``BLOCK`` numbers. Of no rows, one block without any."""
+        size = max(1, BLOCK // self.outputs(dataset, target, rows[:0], needs).width)
+        for start in range(0, max(1, len(rows)), size):
+            part = slice(start, min(start + size, len(rows)))
+            yield part, self.outputs(dataset, target, rows[part], needs)
 
     def finite(self, target: str, rows: Rows) -> Rows:
         """Those of some rows on which every member is finite."""
-        values = self.values(target)
-        keep = np.ones(len(rows), bool)
-        for member in range(len(values)):
-            keep &= np.isfinite(values[member, rows]).all(1)
-        return rows[keep]
+        for own in self.values(target):
+            size = BLOCK // own.shape[1]
+            parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+            rows = np.concatenate([rows[:0], *(part[np.isfinite(own[part]).all(1)] for part in parts)])
+        return rows
+
+
+@dataclass(frozen=True)
+class BankRows:
+    """Some rows of a bank (B,), read for one target as it is asked for; ``index`` holds positions among them."""
+
+    bank: Bank
+    dataset: Dataset
+    target: str
+    rows: Rows
+
+    def outputs(self, index: Rows, needs: AbstractSet[str] = frozenset()) -> Outputs:
+        """All that the members say of a few rows."""
+        return self.bank.outputs(self.dataset, self.target, self.rows[index], needs)
+
+    def blocks(self, index: Rows, needs: AbstractSet[str] = frozenset()) -> Iterator[tuple[slice, Outputs]]:
+        """The same of many, some at a time; see :meth:`Bank.blocks`."""
+        return self.bank.blocks(self.dataset, self.target, self.rows[index], needs)
+
+    def true(self, index: Rows, codes: Rows) -> Outputs:
+        """Of classes, the probability (M, B, 1) of one for each row alone."""
+        found = np.empty((len(self.bank.members), len(index), 1))
+        for own, place in zip(self.bank.values(self.target), found, strict=True):
+            place[:, 0] = own[self.rows[index], codes]
+        return Outputs(torch.from_numpy(found), task=self.dataset.schema.targets[self.target])
+
+    def alone(self, member: int, index: Rows) -> Outputs:
+        """What one member says (1, B, C)."""
+        return self.bank.outputs(self.dataset, self.target, self.rows[index], members=slice(member, member + 1))
 
 
 def build_bank(store: Store, dataset: Dataset, split: Split, members: Sequence[BankedMember]) -> tuple[Bank, bool]:
@@ -154,5 +204,14 @@ def _said(folder: Path, targets: Mapping[str, TargetSchema]) -> Said:
     return Said(values, variances, tensor("features"))
 
 
-def _take(file: Path, rows: Rows, axis: int = 1) -> Tensor:
-    return torch.from_numpy(np.take(np.load(file, mmap_mode="r"), rows, axis).astype(np.float64))
+def _read(file: Path) -> Floats:
+    return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def _take(said: Floats, rows: Rows) -> Tensor:
+    """Some rows of what each member says (M, B, C), one member at a time: a copy in single precision of all would be half as
+    large again."""
+    taken = np.empty((len(said), len(rows), said.shape[2]))
+    for own, place in zip(said, taken, strict=True):
+        place[:] = own[rows]
+    return torch.from_numpy(taken)

@@ -11,7 +11,7 @@ from fuseline.errors import RecipeError, TrainingError, first_line
 from fuseline.models.architectures import ARCHITECTURES
 from fuseline.models.heads import HEADS
 from fuseline.models.losses import CLASS_WEIGHTS, LOSSES
-from fuseline.models.network import Network, NetworkSpec, blank, some_rows
+from fuseline.models.network import Network, NetworkSpec, blank, parameters, some_rows
 from fuseline.models.preprocessing import NUMBERS
 from fuseline.models.vision import Vision
 from fuseline.recipe import Member, Recipe, Target
@@ -24,6 +24,9 @@ from fuseline.training.optimizers import OPTIMIZERS
 from fuseline.training.schedules import SCHEDULES
 from fuseline.training.train import TrainSpec
 from fuseline.training.trained import TrainedFile, load_trained
+
+SMALL = 20_000_000
+"""Networks of at most so many numbers are tried with numbers in them."""
 
 
 def train_spec(recipe: Recipe, position: int, schema: Schema) -> TrainSpec:
@@ -104,7 +107,10 @@ def _files(entry: Member, field: str) -> dict[str, str]:
 def _try(spec: TrainSpec, schema: Schema, field: str) -> None:
     """Build the network once and let it say two rows, to find settings that don't fit the data."""
     try:
-        network = blank(schema, spec.network).eval()
+        network = blank(schema, spec.network)
+        if parameters(network) <= SMALL:  # without numbers torch runs by code in Python, whose import takes seconds
+            network = Network(schema, spec.network)
+        network.eval()
         network(some_rows(schema, 2, next(network.parameters()).device))
     except Exception as error:  # a module of another package may fail in any way
         raise RecipeError(f"{field}.architecture: this does not fit the data: {first_line(error)}.") from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,48 @@ def test_a_second_run_says_the_same_numbers_in_a_run_of_its_own(second_run: Any,
     assert done.summary["candidates"] == first_run.summary["candidates"]
     assert [m["metrics"] for m in done.summary["members"]] == [m["metrics"] for m in first_run.summary["members"]]
     assert done.summary["run_id"] != first_run.summary["run_id"]
+
+
+ALONE = """
+import json, sys
+from typer.testing import CliRunner
+from flows.cli import app
+result = CliRunner().invoke(app, sys.argv[1:])
+print(json.dumps([result.exit_code, result.stdout, "torch" in sys.modules]))
+"""
+
+
+def test_a_run_in_which_everything_is_reused_never_loads_torch(
+    first_run: Any, server: str, environment: Callable[..., dict[str, str]]
+) -> None:
+    """Without torch there is no tensor to work on."""
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, "run", str(first_run.recipe), "--json"],
+        env=environment(first_run.home, PREFECT_API_URL=server),
+        cwd=first_run.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=400,
+    )
+    code, out, loaded = json.loads(done.stdout)
+    assert (code, loaded) == (0, False), done.stderr
+    summary = json.loads(out)
+    assert (summary["trained"], summary["reused"], summary["candidates"]) == (0, 2, first_run.summary["candidates"])
+
+
+def test_a_damaged_bank_is_made_again_and_nothing_is_trained(
+    first_run: Any, second_run: Any, commands: Callable[..., Any]
+) -> None:
+    """The short way is gone only where every entry is whole."""
+    files = list((first_run.store / "bank").glob("[!.]*/bank.json"))
+    before = [file.read_text() for file in files]
+    for file in files:
+        file.write_text("{}")
+    again = commands("run", first_run.recipe, "--json", home=first_run.home).summary
+    assert (again["trained"], again["reused"]) == (0, 2)
+    assert again["candidates"] == first_run.summary["candidates"]
+    assert any(file.read_text() == text for file, text in zip(files, before, strict=True))
 
 
 def test_a_second_run_registers_no_new_version(second_run: Any, first_run: Any, tracked: Callable[..., Any]) -> None:

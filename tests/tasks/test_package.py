@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fuseline.plan import Plan
+from fuseline.planned import Planned
 from fuseline.report.summary import winner
 from fuseline.store import read_json
 from fuseline.tracking.registry import Registered
@@ -28,12 +28,12 @@ def registered(stages: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
             caught.update(zip(names, given, strict=True))
             return Registered("m", 1, [], False)
 
-        plan = Plan.open(stages.plan.folder)
+        plan = Planned.open(stages.plan.folder)
         recipe = plan.recipe.model_copy(update={"registry": plan.recipe.registry.model_copy(update={"floors": floors})})
-        changed = Plan(**(vars(plan) | {"recipe": recipe}))
+        changed = Planned(**(vars(plan) | {"recipe": recipe}))
         monkeypatch.setattr(package_tasks, "register", register)
         monkeypatch.setattr(package_tasks, "tracker_of", lambda plan: None)
-        monkeypatch.setattr(package_tasks.Plan, "open", lambda folder: changed)
+        monkeypatch.setattr(package_tasks.Planned, "open", lambda folder: changed)
         assert register_version.fn(stages.plan, stages.run, report, stages.package) == Registered("m", 1, [], False)
         return caught
 
@@ -54,7 +54,7 @@ def test_a_version_that_clears_its_floors_may_lead_and_says_its_scores(stages: A
     assert given["tags"] == {f"test.iris.{name}": f"{score['value']:.6g}" for name, score in scores.items()}
     assert (given["name"], given["run_id"]) == ("flowers", stages.run.run_id)
     assert given["package"] == stages.package.folder
-    assert len(given["example"]) == 3
+    assert len(given["example"]()) == 3
 
 
 def test_one_below_a_floor_may_not_lead_and_says_which(stages: Any, registered: Any) -> None:

@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from fuseline.plan import Plan
+from fuseline.planned import Planned
+from fuseline.report import plots
 from fuseline.store import read_json
-from tasks import tracking as tracking_tasks
 from tasks.records import FailedMember, MemberRecord
 from tasks.tracking import _pictures, fail_run, start_run, track_fusions, track_member, track_scores, tracker_of
 
 
 @pytest.fixture
 def client(stages: Any) -> Any:
-    return tracker_of(Plan.open(stages.plan.folder)).client
+    return tracker_of(Planned.open(stages.plan.folder)).client
 
 
 def test_one_tracker_serves_all_tasks_of_a_recipe(stages: Any) -> None:
-    plan = Plan.open(stages.plan.folder)
-    assert tracker_of(plan) is tracker_of(Plan.open(stages.plan.folder))
+    plan = Planned.open(stages.plan.folder)
+    assert tracker_of(plan) is tracker_of(Planned.open(stages.plan.folder))
 
 
 def test_a_started_run_runs_and_keeps_the_plan(stages: Any, client: Any) -> None:
@@ -63,7 +63,7 @@ def test_a_reused_member_names_the_run_that_trained_it(stages: Any, client: Any)
     first = track_member.fn(stages.plan, stages.run, stages.members[0])
     member = stages.members[0]
     reused = MemberRecord(member.name, member.keys, member.folders, 0)
-    tracker = tracker_of(Plan.open(stages.plan.folder))
+    tracker = tracker_of(Planned.open(stages.plan.folder))
     parent = tracker.start("iris", "train", "another run")
     run = client.get_run(track_member.fn(stages.plan, type(stages.run)(parent, "iris"), reused))
     assert run.data.tags["fuseline.status"] == "reused"
@@ -91,7 +91,7 @@ def test_pictures_are_drawn_once(stages: Any, monkeypatch: pytest.MonkeyPatch) -
         assert {name: [len(c) for c in replicas] for name, replicas in curves.items()} == {"plain": [2, 2], "held": [2, 2]}
         (folder / "a.png").write_bytes(b"a")
 
-    monkeypatch.setattr(tracking_tasks, "draw_all", draw)
+    monkeypatch.setattr(plots, "draw_all", draw)
     first = _pictures(stages.members, stages.report)
     assert _pictures(stages.members, stages.report) == first
     assert len(drawn) == 1

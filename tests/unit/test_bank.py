@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from fuseline.bank import Bank, BankedMember, build_bank
+from fuseline import bank as banks
+from fuseline.bank import Bank, BankedMember, BankRows, build_bank
 from fuseline.data.split import Split
 from fuseline.fusion.inputs import plain
 from fuseline.store import read_json
@@ -166,3 +167,60 @@ def test_anything_else_is_another_bank(world: Any, change: str) -> None:
     if change == "order":
         assert (other.values("kind")[::-1][:, split.rows("test")] == world.bank.values("kind")[:, split.rows("test")]).all()
         assert other.costs == world.bank.costs[::-1]
+
+
+@pytest.mark.parametrize("block", [1, 100, 1000, 10**9])
+@pytest.mark.parametrize("target", TARGETS)
+def test_blocks_are_the_whole_in_consecutive_parts(
+    world: Any, free: Any, outputs: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, target: str, block: int
+) -> None:
+    monkeypatch.setattr(banks, "BLOCK", block)
+    whole = outputs(target, free[::-1], "features", "inputs")
+    parts = list(world.bank.blocks(world.dataset, target, free[::-1], {"features", "inputs"}))
+    assert [part.start for part, _ in parts] == [0, *(part.stop for part, _ in parts[:-1])]
+    assert parts[-1][0].stop == len(free)
+    for part, said in parts:
+        rows = part.stop - part.start
+        assert said.width == whole.width
+        assert rows * said.width <= block or rows == 1
+        assert torch.equal(said.values, whole.values[:, part])
+        assert said.variances is whole.variances or torch.equal(said.variances, whole.variances[:, part])
+        assert torch.equal(said.features, whole.features[part])
+        assert torch.equal(said.inputs, whole.inputs[part])
+        assert (said.widths, said.task) == (whole.widths, whole.task)
+
+
+def test_the_width_of_a_row_is_how_many_numbers_it_is(world: Any, free: Any, outputs: Callable[..., Any]) -> None:
+    said = outputs("size", free, "features", "inputs")
+    tensors = (said.values, said.variances, said.features, said.inputs)
+    assert said.width * len(free) == sum(tensor.numel() for tensor in tensors)
+
+
+def test_no_rows_are_one_empty_block(world: Any) -> None:
+    [(part, said)] = world.bank.blocks(world.dataset, "size", np.empty(0, np.int64), {"features"})
+    assert (part, said.values.shape, said.features.shape) == (slice(0, 0), (3, 0, 1), (0, 14))
+
+
+def test_finite_rows_are_found_some_at_a_time(world: Any, free: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = np.arange(len(world.dataset))[::-1]
+    monkeypatch.setattr(banks, "BLOCK", 20)
+    assert world.bank.finite("kind", every).tolist() == free[::-1].tolist()
+    assert world.bank.finite("kind", every[:0]).tolist() == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_rows_of_a_bank_are_read_by_their_positions(world: Any, free: Any, outputs: Callable[..., Any], target: str) -> None:
+    said, index = BankRows(world.bank, world.dataset, target, free), np.array([7, 0, 3])
+    whole = outputs(target, free[index], "features")
+    assert torch.equal(said.outputs(index, {"features"}).features, whole.features)
+    [(_, block)] = said.blocks(index, {"features"})
+    assert torch.equal(block.values, whole.values)
+    alone = said.alone(1, index)
+    assert torch.equal(alone.values, whole.values[1:2])
+    assert (alone.kind, alone.costs.tolist()) == (whole.kind, whole.costs[1:2].tolist())
+    if whole.variances is not None:
+        assert torch.equal(alone.variances, whole.variances[1:2])
+    if whole.exclusive:
+        codes = np.array([2, 0, 1])
+        assert torch.equal(said.true(index, codes).values[:, :, 0], whole.values[:, [0, 1, 2], codes])
+        assert said.true(index, codes).kind == whole.kind

@@ -14,9 +14,8 @@ from safetensors.torch import save_file
 from fuseline.component import Component
 from fuseline.data.schema import Schema, TargetSchema
 from fuseline.errors import RecipeError
-from fuseline.models.network import Network
+from fuseline.models.network import Network, blank
 from fuseline.recipe import Recipe
-from fuseline.models.network import blank
 from fuseline.specs import train_spec
 from fuseline.store import sha256_of
 from fuseline.training.train import TrainSpec

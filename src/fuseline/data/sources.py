@@ -7,12 +7,11 @@ To add one: write a function whose keyword-only parameters are its settings and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import sklearn
-from sklearn import datasets
 
 from fuseline.component import Component
 from fuseline.data import pictures, vision_sets
@@ -25,6 +24,8 @@ def from_sklearn(*, name: Literal["breast_cancer", "diabetes", "digits", "iris",
 
     Classes are named where scikit-learn names them.
     """
+    from sklearn import datasets  # seconds, which other sources and a run in which everything is reused do without
+
     bunch = getattr(datasets, f"load_{name}")(as_frame=True)
     frame: pd.DataFrame = bunch.frame.copy()
     if name in ("breast_cancer", "iris", "wine"):
@@ -59,7 +60,7 @@ SOURCES: dict[str, Callable[..., Raw]] = {
 }
 
 CONTENTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "sklearn": lambda _: sklearn.__version__,
+    "sklearn": lambda _: version("scikit-learn"),
     "image_folder": pictures.content,
     "torchvision": vision_sets.content,
 }

@@ -9,14 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from fuseline.fusion.combine import TINY, Fused, calibrate, temper_labels
-from fuseline.fusion.scores import row_losses, truth
+from fuseline.fusion.scores import row_losses, row_scores, truth
+
+Floats = NDArray[np.float64]
 
 PRIOR = 0.25
 """Standard deviation of the Gaussian prior on the logarithm of a temperature."""
+
+AT_ONCE = 1 << 17
+"""So many numbers are calibrated at a time: a loss over many rows then takes half the time, and no copies of them all."""
 
 
 def fit_temperature(probabilities: Tensor, target: Tensor) -> float:
@@ -32,25 +38,26 @@ def fit_temperature(probabilities: Tensor, target: Tensor) -> float:
     """
     if len(target) == 0:
         return 1.0
-    logs = probabilities.clamp(min=TINY).log()
+    logs = probabilities.clamp(min=TINY).log_()
     index = target.long()[:, None]
 
     def loss(log_t: float) -> float:
-        nll = -(logs / np.exp(log_t)).log_softmax(1).gather(1, index).sum()
-        return float(nll) + log_t**2 / (2 * PRIOR**2)
+        likelihood = _total(lambda some, own: (some / np.exp(log_t)).log_softmax(1).gather(1, own), logs, index)
+        return -likelihood + log_t**2 / (2 * PRIOR**2)
 
     return _at_minimum(loss, 4)
 
 
 def fit_labels_temperature(probabilities: Tensor, target: Tensor) -> float:
     """One temperature for all labels, of the highest posterior: the log loss of the known labels (B, C), and the same prior."""
-    known = ~target.isnan()
-    if not known.any():
+    if target.isnan().all():
         return 1.0
 
     def loss(log_t: float) -> float:
-        nll = -truth(temper_labels(probabilities, np.exp(log_t)), target)[known].clamp(min=TINY).log().sum()
-        return float(nll) + log_t**2 / (2 * PRIOR**2)
+        def likelihoods(some: Tensor, labels: Tensor) -> Tensor:
+            return truth(temper_labels(some, np.exp(log_t)), labels)[~labels.isnan()].clamp(min=TINY).log()
+
+        return -_total(likelihoods, probabilities, target) + log_t**2 / (2 * PRIOR**2)
 
     return _at_minimum(loss, 4)
 
@@ -66,7 +73,10 @@ def fit_width(fused: Fused, target: Tensor) -> float:
         return 1.0
 
     def loss(log_s: float) -> float:
-        return float(row_losses(calibrate(fused, np.exp(log_s)), target).sum()) / scale + log_s**2 / (2 * PRIOR**2)
+        def losses(some: Tensor, own: Tensor) -> Tensor:
+            return row_losses(calibrate(fused._replace(values=some), np.exp(log_s)), own)
+
+        return _total(losses, fused.values, target) / scale + log_s**2 / (2 * PRIOR**2)
 
     return _at_minimum(loss, 4)
 
@@ -95,6 +105,23 @@ def fit_calibration(fused: Fused, target: Tensor) -> float:
     if fused.kind == "quantile":
         return fit_width(fused, target)
     return (fit_labels_temperature if fused.kind == "multilabel" else fit_temperature)(fused.values, target)
+
+
+def calibrated_scores(fused: Fused, target: Tensor, number: float) -> Floats:
+    """The losses (B,) of a fused output that a number calibrates."""
+    parts = _some(fused.values)
+    return np.concatenate([row_scores(calibrate(fused.rows(part), number), target[part]) for part in parts])
+
+
+def _total(made: Callable[[Tensor, Tensor], Tensor], values: Tensor, target: Tensor) -> float:
+    """The sum of what is made of values (B, C) and the target of each row, some rows at a time."""
+    return sum((float(made(values[rows], target[rows]).sum()) for rows in _some(values)), 0.0)
+
+
+def _some(values: Tensor) -> list[slice]:
+    """The rows of values (B, C), some at a time."""
+    size = max(1, AT_ONCE // values.shape[1])
+    return [slice(start, start + size) for start in range(0, max(1, len(values)), size)]
 
 
 def _at_minimum(loss: Callable[[float], float], reach: float) -> float:

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from fuseline.evaluation.metrics import LOWER_IS_BETTER, POINT, RESAMPLED, SHARES, UNDIRECTED, Predicted
+from fuseline.evaluation.metrics import FAMILIES, LOWER_IS_BETTER, SHARES, UNDIRECTED, Predicted
+from fuseline.evaluation.metrics.common import Counts
+from fuseline.evaluation.room import Room
 from fuseline.terms import Kind
 
 Floats = NDArray[np.floating[Any]]
@@ -30,15 +32,29 @@ class Scores(NamedTuple):
     rows: float
 
 
-def resamples(units: NDArray[np.integer[Any]], count: int, generator: np.random.Generator) -> NDArray[np.float64]:
+DRAWN = 1 << 22
+"""So many counts are drawn at once, 32 MB; how many changes nothing of what is drawn."""
+
+
+def resamples(
+    units: NDArray[np.integer[Any]], count: int, generator: np.random.Generator, room: Room = np.empty
+) -> NDArray[np.uint8]:
     """How often each of ``count`` bootstrap resamples draws each row (count, N) (Efron 1979).
 
-    Units (N,) are drawn as wholes, since rows of equal content or of one group say the same thing twice.
+    Units (N,) are drawn as wholes, since rows of equal content or of one group say the same thing twice. A byte holds a count:
+    that a unit among any number is drawn more than 255 times has a probability below 10⁻⁵⁰⁰. Row by row they lie side by side.
+
+    Args:
+        room: gives the array that they are written to.
     """
     _, number = np.unique(units, return_inverse=True)
     n = int(number.max()) + 1
-    drawn = generator.multinomial(n, np.full(n, 1 / n), size=count)
-    return drawn[:, number].astype(np.float64)
+    counts = room((len(units), count), np.uint8)
+    size = max(1, DRAWN // max(n, len(units)))
+    for start in range(0, count, size):
+        drawn = generator.multinomial(n, np.full(n, 1 / n), size=min(size, count - start))
+        counts[:, start : start + size] = drawn.astype(np.uint8).T[number]
+    return counts.T
 
 
 def independent_rows(units: NDArray[np.integer[Any]]) -> float:
@@ -51,8 +67,8 @@ def independent_rows(units: NDArray[np.integer[Any]]) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
-def score(kind: Kind, target: NDArray[Any], predicted: Predicted, weights: Floats, names: list[str], rows: float) -> Scores:
-    """The metrics ``names`` of what is said of N rows, and of its resamples.
+def score(kind: Kind, target: NDArray[Any], predicted: Predicted, weights: Counts, names: list[str], rows: float) -> Scores:
+    """The metrics ``names`` of what is said of N rows, and of its resamples; no others are computed.
 
     Args:
         kind: of the target.
@@ -62,8 +78,8 @@ def score(kind: Kind, target: NDArray[Any], predicted: Predicted, weights: Float
         names: some of ``METRICS[kind]``.
         rows: how many independent rows the N are worth.
     """
-    point, spread = POINT[kind](target, predicted), RESAMPLED[kind](target, predicted, weights)
-    return Scores({name: point[name] for name in names}, {name: spread[name] for name in names}, rows)
+    found = FAMILIES[kind].measured(target, predicted, weights, names)
+    return Scores({name: float(v[0]) for name, v in found.items()}, {name: v[1:] for name, v in found.items()}, rows)
 
 
 def interval(scores: Scores, name: str, level: float) -> Interval:

@@ -49,6 +49,13 @@ class Outputs(NamedTuple):
     def exclusive(self) -> bool:
         return self.kind in EXCLUSIVE
 
+    @property
+    def width(self) -> int:
+        """How many numbers there are of one row."""
+        kept = [part for part in (self.features, self.inputs) if part is not None]
+        said = [part for part in (self.values, self.variances) if part is not None]
+        return sum(part.shape[1] for part in kept) + sum(part.shape[0] * part.shape[2] for part in said)
+
     def rows(self, index: Tensor) -> Outputs:
         """Some of the rows, by their positions in this object."""
 
@@ -78,7 +85,7 @@ class Fused(NamedTuple):
     def kind(self) -> Kind:
         return _kind(self.task, self.variances)
 
-    def rows(self, index: Tensor) -> Fused:
+    def rows(self, index: Tensor | slice) -> Fused:
         """Some of the rows, by their positions in this object."""
         return Fused(self.values[index], None if self.variances is None else self.variances[index], self.task)
 
@@ -136,9 +143,13 @@ class Vote(Combiner):
     """
 
     def forward(self, outputs: Outputs) -> Fused:
-        classes = outputs.values.shape[2]
-        ballots = F.one_hot(outputs.values.argmax(2), classes) if outputs.exclusive else outputs.values > 0.5
-        return outputs.fused((ballots.sum(0) + outputs.values.mean(0)) / (len(outputs.values) + 1))
+        mean = outputs.values.mean(0)
+        if outputs.exclusive:
+            chosen = outputs.values.argmax(2).T
+            votes = torch.zeros_like(mean).scatter_add_(1, chosen, torch.ones_like(chosen, dtype=mean.dtype))
+        else:
+            votes = (outputs.values > 0.5).sum(0).to(mean.dtype)
+        return outputs.fused((votes + mean) / (len(outputs.values) + 1))
 
 
 class FeatureHead(Combiner):

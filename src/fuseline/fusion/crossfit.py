@@ -15,13 +15,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fuseline.component import Component
-from fuseline.evaluation.calibration import fit_calibration
-from fuseline.fusion.combine import Combiner, Fused, Mixture, Outputs, calibrate
-from fuseline.fusion.rules import FUSIONS, needs
+from fuseline.evaluation.calibration import calibrated_scores, fit_calibration
+from fuseline.fusion.combine import Combiner, Fused
+from fuseline.fusion.reading import Said, put, say, say_alone, unsaid
+from fuseline.fusion.rules import BY_PROGRAMME, BY_TRUTH, FUSIONS, NOTHING_TO_FIT, needs
 from fuseline.fusion.scores import row_scores
 from fuseline.seeding import torch_seed
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+LEARNT = 1 << 23
+"""A rule is fitted on at most so many numbers that members say: 64 MB in float64, of which rules make a few copies."""
+
+PROGRAMMED = 1 << 19
+"""The same of a rule that solves a linear programme: so many took HiGHS some seconds."""
+
+NO_ROWS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class Learnable:
     """What fusions of one target may learn from.
 
     Attributes:
-        outputs: what the members say of the B rows; features are NaN where replicas' features don't align.
+        said: what the members say of the B rows; features are NaN where replicas' features don't align.
         target: codes or values (B,), or labels (B, C).
         held_out: which of the B rows no replica was trained on (B,); rules on features learn from these alone.
         fold: the cross-fitting fold of each row (B,).
@@ -37,43 +47,77 @@ class Learnable:
         calibrated: whether outputs will be calibrated when they serve, and so are to be judged calibrated.
     """
 
-    outputs: Outputs
+    said: Said
     target: Tensor
-    held_out: NDArray[np.bool_]
+    held_out: Mask
     fold: NDArray[np.int64]
     unit: NDArray[np.int64]
     calibrated: bool
 
 
-def fit(rule: Component, learnable: Learnable, seed: np.random.SeedSequence, rows: NDArray[np.bool_] | None = None) -> Combiner:
-    """Fit a rule on some of the rows that it may learn from (all of them if not said)."""
-    keep = np.ones(len(learnable.target), bool) if rows is None else rows
-    needed = needs([rule])
-    if "features" in needed:
-        keep = keep & learnable.held_out
-    index = torch.from_numpy(np.flatnonzero(keep))
+def fit(rule: Component, learnable: Learnable, seed: np.random.SeedSequence, rows: Mask | None = None) -> Combiner:
+    """Fit a rule on some of the rows that it may learn from (all of them if not said): on a :func:`sample` of too many."""
+    keep = sample(rule, learnable, seed)
+    index = np.flatnonzero(keep if rows is None else keep & rows)
+    target = learnable.target[index]
     generator = torch.Generator().manual_seed(torch_seed(seed))
-    outputs = learnable.outputs.rows(index)
-    outputs = outputs if "features" in needed else outputs._replace(features=None)
-    outputs = outputs if "inputs" in needed else outputs._replace(inputs=None)
-    return FUSIONS[rule.name](outputs, learnable.target[index], generator, **rule.settings)
+    if rule.name in NOTHING_TO_FIT:
+        outputs, target = learnable.said.outputs(NO_ROWS), target[:0]
+    elif _by_truth(rule, learnable):
+        outputs, target = learnable.said.true(index, target.numpy()), torch.zeros_like(target)
+    else:
+        outputs = learnable.said.outputs(index, needs([rule]))
+    return FUSIONS[rule.name](outputs, target, generator, **rule.settings)
+
+
+def sample(rule: Component, learnable: Learnable, seed: np.random.SeedSequence) -> Mask:
+    """Which rows a rule learns from (B,): all that it may, or as many as :func:`_room` leaves, drawn evenly over the folds."""
+    may, room = allowed(rule, learnable), _room(rule, learnable)
+    if may.sum() <= room:
+        return may
+    generator = np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, 0)))
+    order = generator.permutation(np.flatnonzero(may))
+    place = np.empty(len(order))
+    for number in np.unique(learnable.fold[order]):
+        own = learnable.fold[order] == number
+        place[own] = (np.arange(own.sum()) + 0.5) / own.sum()
+    drawn = np.zeros(len(may), bool)
+    drawn[order[np.argsort(place, kind="stable")[:room]]] = True
+    return drawn
+
+
+def allowed(rule: Component, learnable: Learnable) -> Mask:
+    """Which rows a rule may learn from (B,)."""
+    return learnable.held_out if "features" in needs([rule]) else np.ones(len(learnable.target), bool)
+
+
+def _room(rule: Component, learnable: Learnable) -> int:
+    """How many rows a rule is fitted on at most; those with nothing to fit are given none in any case."""
+    if rule.name in NOTHING_TO_FIT:
+        return len(learnable.target)
+    row = learnable.said.outputs(NO_ROWS, needs([rule]))
+    programme = row.kind == "quantile" and rule.name in BY_PROGRAMME
+    width = len(row.values) if _by_truth(rule, learnable) else row.width
+    return max(1, (PROGRAMMED if programme else LEARNT) // width)
+
+
+def _by_truth(rule: Component, learnable: Learnable) -> bool:
+    return rule.name in BY_TRUTH and learnable.said.outputs(NO_ROWS).exclusive
 
 
 def cross_fit(rule: Component, learnable: Learnable, seed: np.random.SeedSequence) -> Fused:
     """What the rule says of each row, fitted on the other folds; NaN where the rule can't say anything."""
-    parts: list[tuple[NDArray[np.int64], Fused]] = []
+    needed = needs([rule])
+    together: Fused | None = None
     for number in np.unique(learnable.fold):
         outside = learnable.fold == number
         combiner = fit(rule, learnable, seed, ~outside)
-        judged = np.flatnonzero(outside & learnable.held_out if "features" in needs([rule]) else outside)
-        parts.append((judged, combiner(learnable.outputs.rows(torch.from_numpy(judged)))))
-    values = torch.full((len(learnable.target), learnable.outputs.values.shape[2]), torch.nan, dtype=torch.float64)
-    variances = None if learnable.outputs.variances is None else values[:, :1].clone()
-    for judged, fused in parts:
-        values[judged] = fused.values
-        if variances is not None and fused.variances is not None:
-            variances[judged] = fused.variances
-    return Fused(values, variances, learnable.outputs.task)
+        judged = np.flatnonzero(outside & learnable.held_out if "features" in needed else outside)
+        part = say(combiner, learnable.said, judged, needed)
+        together = unsaid(part, len(outside)) if together is None else together
+        put(together, judged, part)
+    assert together is not None
+    return together
 
 
 @dataclass(frozen=True)
@@ -88,8 +132,15 @@ class Comparison:
 
 def judge(fused: Fused, learnable: Learnable, common: NDArray[np.int64]) -> Floats:
     """The losses (n,) of the ``common`` rows, of the output as it will be used: calibrated by one number, fitted on them."""
-    part, target = fused.rows(torch.from_numpy(common)), learnable.target[common]
-    return row_scores(calibrate(part, fit_calibration(part, target)) if learnable.calibrated else part, target)
+    return _losses(fused if len(common) == len(fused.values) else fused.rows(torch.from_numpy(common)), learnable, common)
+
+
+def _losses(fused: Fused, learnable: Learnable, common: NDArray[np.int64]) -> Floats:
+    """:func:`judge` of what is said of the ``common`` rows alone."""
+    target = learnable.target[common]
+    if not learnable.calibrated:
+        return row_scores(fused, target)
+    return calibrated_scores(fused, target, fit_calibration(fused, target))
 
 
 def clustered_error(gap: Floats, unit: NDArray[np.int64]) -> float:
@@ -111,9 +162,8 @@ def compare(rules: Sequence[Component], learnable: Learnable, seed: np.random.Se
     The standard error is that of the paired difference of the rows' losses (after Breiman et al. 1984, section 3.4.3), with
     units as clusters. All rules are compared on the same rows: the held-out ones, if a rule that uses features is among them.
     """
-    fused = {rule.name: cross_fit(rule, learnable, seed) for rule in rules}
     common = _common(rules, learnable)
-    scores = {name: judge(said, learnable, common) for name, said in fused.items()}
+    scores = {rule.name: judge(cross_fit(rule, learnable, seed), learnable, common) for rule in rules}
     best = min(scores, key=lambda name: float(scores[name].mean()))
     table: dict[str, dict[str, float]] = {}
     chosen: str | None = None
@@ -126,23 +176,10 @@ def compare(rules: Sequence[Component], learnable: Learnable, seed: np.random.Se
     return Comparison(common, table, best, chosen or best)
 
 
-def best_member(learnable: Learnable, common: NDArray[np.int64]) -> int:
+def best_member(learnable: Learnable, common: NDArray[np.int64], members: int) -> int:
     """The position of the member with the lowest calibrated loss on the ``common`` rows."""
-    losses = [judge(single(m, learnable.outputs), learnable, common).mean() for m in range(len(learnable.outputs.values))]
-    return int(np.argmin(losses))
-
-
-def single(member: int, outputs: Outputs) -> Fused:
-    """One member, as the fusion that listens to it alone."""
-    fused: Fused = pick(member, len(outputs.values))(outputs)
-    return fused
-
-
-def pick(member: int, members: int) -> Combiner:
-    """The mixture with all weight on one member."""
-    weights = torch.zeros(members, dtype=torch.float64)
-    weights[member] = 1
-    return Mixture({"weights": weights})
+    alone = (say_alone(member, learnable.said, common) for member in range(members))
+    return int(np.argmin([_losses(fused, learnable, common).mean() for fused in alone]))
 
 
 def _common(rules: Sequence[Component], learnable: Learnable) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from fuseline.bank import Bank
+from fuseline.bank import Bank, BankRows
 from fuseline.component import Component
 from fuseline.data.dataset import Dataset
 from fuseline.data.dealing import deal
@@ -19,7 +19,8 @@ from fuseline.data.split import Split, strata
 from fuseline.evaluation.calibration import fit_calibration
 from fuseline.fusion.combine import Combiner
 from fuseline.fusion.combiners import COMBINERS, combiner_name
-from fuseline.fusion.crossfit import Learnable, best_member, compare, fit, pick, summary
+from fuseline.fusion.crossfit import Learnable, allowed, best_member, compare, fit, sample, summary
+from fuseline.fusion.reading import pick, say, say_alone
 from fuseline.fusion.rules import needs
 from fuseline.partition import Rows
 from fuseline.seeding import FUSION, stream
@@ -55,7 +56,8 @@ class FusedTarget:
     Attributes:
         candidates: one per rule, in the order of ``FUSIONS``.
         members: each member alone, calibrated, in the order of the bank.
-        comparison: the cross-fitted losses of the rules, as :func:`fuseline.fusion.crossfit.summary` gives them.
+        comparison: the cross-fitted losses of the rules, as :func:`fuseline.fusion.crossfit.summary` gives them; with how many
+            rows there were to learn from, and how many were ``sampled`` for rules that can't be fitted on so many.
         chosen: the rule that serves.
         best_member: the position of the best single member on the rows that the rules were compared on.
         needs: what the candidates look at besides the members' outputs.
@@ -102,7 +104,7 @@ def learnable(bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, units:
     generator = np.random.default_rng(stream(spec.seed, FUSION, 0))
     held_out = np.isin(rows, split.rows("fusion"))
     return Learnable(
-        outputs=bank.outputs(dataset, spec.target, rows, needs(spec.rules)),
+        said=BankRows(bank, dataset, spec.target, rows),
         target=torch.from_numpy(np.asarray(dataset.targets[spec.target])[rows]),
         held_out=held_out,
         fold=deal(2 * strata(dataset, rows) + held_out, units[rows], [1 / spec.folds] * spec.folds, generator),
@@ -133,8 +135,7 @@ def fuse_target(
         seed = stream(spec.seed, FUSION, 1)
         comparison = compare(spec.rules, pool, seed)
         fitted = {rule.name: fit(rule, pool, seed) for rule in spec.rules}
-        numbers = _calibrate(bank, dataset, split, spec, fitted)
-        singles = _calibrate(bank, dataset, split, spec, {n: pick(i, len(bank.members)) for i, n in enumerate(bank.members)})
+        numbers, singles = _calibrate(bank, dataset, split, spec, fitted)
         save_file(
             {f"{name}/{part}": t.contiguous() for name, c in fitted.items() for part, t in c.tensors().items()},
             folder / "tensors.safetensors",
@@ -146,9 +147,9 @@ def fuse_target(
                 "candidates": [
                     {"name": name, "combiner": combiner_name(c), "number": numbers[name]} for name, c in fitted.items()
                 ],
-                "members": [{"name": name, "number": singles[name]} for name in bank.members],
-                "comparison": {**summary(comparison), "learnt_from": len(pool.target)},
-                "best_member": best_member(pool, comparison.rows),
+                "members": [{"name": name, "number": n} for name, n in zip(bank.members, singles, strict=True)],
+                "comparison": {**summary(comparison), "learnt_from": len(pool.target), "sampled": _sampled(spec, pool, seed)},
+                "best_member": best_member(pool, comparison.rows, len(bank.members)),
                 "needs": sorted(needs(spec.rules)),
             },
         )
@@ -158,10 +159,20 @@ def fuse_target(
     return FusedTarget.open(place), reused
 
 
-def _calibrate(bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, combiners: Mapping[str, Combiner]) -> dict[str, float]:
+def _sampled(spec: FuseSpec, pool: Learnable, seed: np.random.SeedSequence) -> dict[str, int]:
+    """How many rows those rules were fitted on that had too many to be fitted on all."""
+    taken = {rule.name: int(sample(rule, pool, seed).sum()) for rule in spec.rules}
+    return {rule.name: taken[rule.name] for rule in spec.rules if taken[rule.name] < allowed(rule, pool).sum()}
+
+
+def _calibrate(
+    bank: Bank, dataset: Dataset, split: Split, spec: FuseSpec, combiners: Mapping[str, Combiner]
+) -> tuple[dict[str, float], list[float]]:
+    """The numbers that calibrate the rules, by name, and each member alone."""
     if not spec.calibrated:
-        return dict.fromkeys(combiners, 1.0)
+        return dict.fromkeys(combiners, 1.0), [1.0] * len(bank.members)
     rows = dataset.known(spec.target, split.rows("calibration"))
-    outputs = bank.outputs(dataset, spec.target, rows, needs(spec.rules))
+    said, every = BankRows(bank, dataset, spec.target, rows), np.arange(len(rows))
     target = torch.from_numpy(np.asarray(dataset.targets[spec.target])[rows])
-    return {name: fit_calibration(combiner(outputs), target) for name, combiner in combiners.items()}
+    numbers = {rule.name: fit_calibration(say(combiners[rule.name], said, every, needs([rule])), target) for rule in spec.rules}
+    return numbers, [fit_calibration(say_alone(m, said, every), target) for m in range(len(bank.members))]

@@ -57,7 +57,7 @@ class Entrywise(Stacked):
 
 def log_probabilities(outputs: Outputs) -> Tensor:
     """The members' clipped log probabilities side by side (B, M·C)."""
-    return outputs.values.clamp(min=TINY).log().transpose(0, 1).flatten(1)
+    return outputs.values.clamp(min=TINY).log_().transpose(0, 1).flatten(1)
 
 
 def logits(outputs: Outputs) -> Tensor:

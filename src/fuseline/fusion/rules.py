@@ -41,6 +41,15 @@ UNFIT: dict[str, frozenset[Kind]] = {
 }
 """The kinds of target that a rule, or a method of it, can't fuse."""
 
+NOTHING_TO_FIT = frozenset({"mean", "trimmed", "vote", "product"})
+"""Rules that look at no row while they are fitted."""
+
+BY_TRUTH = frozenset({"weights", "greedy"})
+"""Rules that look, while they are fitted to classes, at the probability of the true one alone."""
+
+BY_PROGRAMME = frozenset({"weights", "stacking"})
+"""Rules that solve a linear programme of all rows while they are fitted to quantiles."""
+
 
 def needs(rules: Iterable[Component]) -> set[str]:
     """What some rules look at besides the members' outputs: ``features``, ``inputs``.

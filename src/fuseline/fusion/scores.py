@@ -62,4 +62,4 @@ def likelihoods(outputs: Outputs, target: Tensor) -> Floats:
     else:
         index = target.long()[None, :, None].expand(len(outputs.values), -1, 1)
         found = outputs.values.gather(2, index)[:, :, 0]
-    return np.asarray(found.clamp(min=TINY).numpy())
+    return np.asarray(found.clamp_(min=TINY).numpy())

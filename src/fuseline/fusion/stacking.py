@@ -93,14 +93,30 @@ def _logistic(outputs: Outputs, y: NDArray[np.int64], l2: float, own: _Own | Non
         intercept = np.full(classes, np.log(0.5 / len(y)))
         intercept[y[0]] = 0.0
         return Logistic(_tensors(np.zeros((classes, x.shape[1])), intercept, said, own))
-    model = _fit_logistic(x, y, l2)
-    weights, bias = model.coef_, model.intercept_
+    rotated, back = _rotated(x)
+    model = _fit_logistic(rotated, y, l2)
+    weights, bias = model.coef_ @ back if back is not None else model.coef_, model.intercept_
     if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes
         weights, bias = np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
     coefficients = np.zeros((classes, weights.shape[1]))
     intercept = np.full(classes, bias.min() + np.log(0.5 / np.bincount(y).max()))
     coefficients[model.classes_], intercept[model.classes_] = weights, bias
     return Logistic(_tensors(coefficients, intercept, said, own))
+
+
+def _rotated(x: Floats) -> tuple[Floats, Floats | None]:
+    """The rows (B, P) in coordinates of the space that they span (B, r), and its basis (r, P), if columns are twice as many.
+
+    With a penalty on their squares the best coefficients are combinations of the rows, so those found in that space, times the
+    basis, are the best of all (Hastie and Tibshirani 2004). Of 838 rows and 10 000 columns, a step of the solver took a quarter
+    of the time.
+    """
+    if 2 * len(x) > x.shape[1]:
+        return x, None
+    sizes, vectors = np.linalg.eigh(x @ x.T)
+    kept = sizes > 1e-12 * sizes[-1]
+    length = np.sqrt(sizes[kept])
+    return vectors[:, kept] * length, (vectors[:, kept] / length).T @ x
 
 
 def _fit_logistic(x: Floats, y: NDArray[np.int64], l2: float) -> LogisticRegression:

@@ -7,6 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from fuseline.bank import Bank
 from fuseline.component import Component
 from fuseline.errors import PackageError
@@ -16,11 +19,14 @@ from fuseline.fusion.fuse import FusedTarget
 from fuseline.fusion.rules import needs
 from fuseline.models.architectures import ARCHITECTURES
 from fuseline.models.network import NetworkSpec
-from fuseline.package.files import Description, MemberFile, TargetFile, save_ensemble
+from fuseline.package.ensemble import Ensemble
+from fuseline.package.files import Description, MemberFile, TargetFile, assemble, save_ensemble
+from fuseline.package.precision import decide
 from fuseline.plan import Plan
 from fuseline.store import Store, code_version, content_key
+from fuseline.threads import limited_to
 from fuseline.training.replica import KIND, load_network
-from fuseline.training.train import rows_at_once
+from fuseline.training.train import load
 
 RUNTIME = ("component", "data", "errors", "evaluation", "family", "fusion", "models", "package", "store", "terms", "threads")
 """The parts of fuseline that a packaged ensemble runs."""
@@ -71,17 +77,26 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
                     rule=part.chosen,
                     combiner=combiner_name(combiners[part.target]),
                     number=part.winner.number,
-                    on_inputs="inputs" in needs(r for r in plan.fuse_spec(part.target).rules if r.name == part.chosen),
+                    looks=sorted(needs(r for r in plan.fuse_spec(part.target).rules if r.name == part.chosen)),
                 )
                 for part in fused
             },
             threads=plan.recipe.training.threads,
-            batch=rows_at_once(plan.dataset.schema),
+            batch=1,
             provenance={"data": plan.dataset.fingerprint, "code": code_version(*RUNTIME), "requirements": needed},
         )
-        save_ensemble(description, networks, combiners, folder)
+        save_ensemble(_timed(description, plan, assemble(description, networks, combiners)), networks, combiners, folder)
 
     return store.make("package", key, build)
+
+
+def _timed(description: Description, plan: Plan, ensemble: Ensemble) -> Description:
+    """With what is decided once, and read again by whoever loads the package."""
+    batch = ensemble.members.rows(plan.dataset.schema)
+    with limited_to(description.threads):
+        inputs, _ = load(plan.dataset, np.arange(min(batch, len(plan.dataset))), torch.device("cpu"))
+        precision = decide(ensemble, inputs)
+    return description.model_copy(update={"batch": batch, "precision": precision})
 
 
 def requirements(architectures: Sequence[str]) -> list[str]:

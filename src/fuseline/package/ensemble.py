@@ -5,6 +5,7 @@ Shapes: B rows, C classes, labels, quantiles or 1.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -14,8 +15,8 @@ from fuseline.data.schema import Schema
 from fuseline.evaluation.uncertainty import decompose, entropy, label_entropy
 from fuseline.fusion.combine import Combiner, Outputs, calibrate
 from fuseline.fusion.inputs import plain
-from fuseline.models.network import Replicated, Said
 from fuseline.models.preprocessing import Batch
+from fuseline.package.group import Member, Members
 
 
 class Answer(NamedTuple):
@@ -29,34 +30,38 @@ class Answer(NamedTuple):
 
 
 class Ensemble(nn.Module):
-    """Raw batch → per target an :class:`Answer`, in float64."""
+    """Raw batch → per target an :class:`Answer`, in float64.
+
+    Args:
+        members: in evaluation mode; those of one specification serve as one.
+        looks: what the combiners look at besides the members' outputs: ``features``, ``inputs``.
+    """
 
     def __init__(
         self,
         schema: Schema,
-        members: list[Replicated],
+        members: Sequence[Member],
         combiners: dict[str, Combiner],
         numbers: dict[str, float],
-        on_inputs: bool = False,
+        looks: Collection[str] = (),
     ) -> None:
         super().__init__()
-        self.on_inputs = on_inputs
         self.schema = schema
-        self.members = nn.ModuleList(members)
+        self.members = Members(members)
         self.targets = list(combiners)
         self.combiners = nn.ModuleList(combiners.values())
         self.numbers = numbers
+        self.looks = set(looks)
 
     def forward(self, batch: Batch) -> dict[str, Answer]:
-        said: list[Said] = [member(batch) for member in self.members]
-        features = torch.cat([s.features for s in said], 1).double()
-        widths = tuple(s.features.shape[1] for s in said)
-        inputs = plain(self.schema, batch) if self.on_inputs else None
+        said, widths = self.members(batch), self.members.widths
+        features = torch.cat(list(said.features), 1).double() if "features" in self.looks else None
+        inputs = plain(self.schema, batch) if "inputs" in self.looks else None
         answers = {}
         for target, combiner in zip(self.targets, self.combiners, strict=True):
-            values = torch.stack([s.values[target] for s in said]).double()
-            variances = torch.stack([s.variances[target] for s in said]).double() if target in said[0].variances else None
-            outputs = Outputs(values, variances, features, inputs, self.schema.targets[target], widths)
+            variances = said.variances[target].double() if target in said.variances else None
+            task = self.schema.targets[target]
+            outputs = Outputs(said.values[target].double(), variances, features, inputs, task, widths)
             answers[target] = _answer(outputs, cast(Combiner, combiner), self.numbers[target])
         return answers
 

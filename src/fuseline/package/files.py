@@ -14,11 +14,13 @@ from fuseline.data.schema import Schema
 from fuseline.errors import PackageError
 from fuseline.fusion.combine import Combiner
 from fuseline.fusion.combiners import COMBINERS
-from fuseline.models.network import Network, NetworkSpec, Replicated
+from fuseline.models.network import Network, NetworkSpec
 from fuseline.package.ensemble import Ensemble
+from fuseline.package.group import Member
+from fuseline.package.precision import Precision, has_units
 from fuseline.store import read_json, write_json
 
-FORMAT = 2
+FORMAT = 3
 DESCRIPTION, WEIGHTS = "ensemble.json", "weights.safetensors"
 
 
@@ -31,13 +33,13 @@ class MemberFile(Part):
 
 
 class TargetFile(Part):
-    """A target's fusion rule, the combiner that serves it, whether that looks at the inputs, and the number that calibrates
-    it."""
+    """A target's fusion rule, the combiner that serves it, the number that calibrates it, and what the combiner looks at besides
+    the members' outputs: ``features``, ``inputs``."""
 
     rule: str
     combiner: str
     number: float
-    on_inputs: bool = False
+    looks: list[str] = []
 
 
 class Description(Part):
@@ -49,6 +51,7 @@ class Description(Part):
     targets: dict[str, TargetFile]
     threads: int
     batch: int
+    precision: Precision = Precision()
     provenance: dict[str, Any]
 
 
@@ -94,11 +97,24 @@ def load_ensemble(folder: Path) -> Ensemble:
                 network.load_state_dict(part(f"members/{m}/{k}/"))
             except RuntimeError as error:
                 raise PackageError(f"{folder / WEIGHTS}: member {member.name!r}: {' '.join(str(error).split())}") from None
-        members.append(Replicated(networks))
+        members.append(networks)
     for name, target in description.targets.items():
         if target.combiner not in COMBINERS:
             raise PackageError(f"{folder / DESCRIPTION}: target {name!r}: the combiner {unknown(target.combiner, COMBINERS)}")
     combiners = {name: COMBINERS[t.combiner](part(f"combiners/{name}/")) for name, t in description.targets.items()}
-    numbers = {name: target.number for name, target in description.targets.items()}
-    on_inputs = any(target.on_inputs for target in description.targets.values())
-    return Ensemble(description.schema_, members, combiners, numbers, on_inputs).eval()
+    return assemble(description, members, combiners)
+
+
+def assemble(description: Description, networks: Sequence[Sequence[Network]], combiners: dict[str, Combiner]) -> Ensemble:
+    """An ensemble in evaluation mode from its parts; ``networks[m]`` are the replicas of member m."""
+    targets = description.targets
+    members = [
+        Member(its.network, [network.eval() for network in replicas])
+        for its, replicas in zip(description.members, networks, strict=True)
+    ]
+    numbers = {name: target.number for name, target in targets.items()}
+    looks = {thing for target in targets.values() for thing in target.looks}
+    ensemble = Ensemble(description.schema_, members, combiners, numbers, looks).eval()
+    if has_units():  # elsewhere float32 is more exact, and faster
+        ensemble.members.precision = description.precision.used
+    return ensemble

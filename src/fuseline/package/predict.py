@@ -7,6 +7,9 @@ For each target the columns are ``TARGET`` (the class, the value, or the middle 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -14,45 +17,72 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from fuseline.data.schema import Schema, TargetSchema, rows_of
+from fuseline.data.schema import Arrays, Schema, TargetSchema, rows_of
+from fuseline.models.network import batches
+from fuseline.models.preprocessing import Batch
 from fuseline.package.ensemble import Answer, Ensemble
 
 
-@torch.inference_mode()
-def predict(ensemble: Ensemble, rows: pd.DataFrame | NDArray[Any], batch: int) -> pd.DataFrame:
+def predict(ensemble: Ensemble, rows: pd.DataFrame | NDArray[Any], batch: int, threads: int = 1) -> pd.DataFrame:
     """What an ensemble says of raw rows: a table with the input's columns, or an array of pictures.
 
     Raises:
         DataError: names the column or the row that is wrong.
     """
-    arrays = ensemble.schema.encode(rows)
+    answers = answer(ensemble, ensemble.schema.encode(rows), batch, threads)
+    return table(ensemble.schema, answers, rows.index if isinstance(rows, pd.DataFrame) else None)
+
+
+def answer(ensemble: Ensemble, arrays: Arrays, batch: int, threads: int = 1) -> dict[str, Answer]:
+    """What an ensemble says of encoded rows, at most ``batch`` of them at once.
+
+    Threads have rows of their own: what a few rows take is too short to be divided, and nobody waits for the others at each
+    layer. Only few pictures are divided within.
+    """
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     count = rows_of(arrays)
-    parts = []
-    for start in range(0, count, batch):
-        part = {name: torch.from_numpy(np.ascontiguousarray(a[start : start + batch])) for name, a in arrays.items()}
-        parts.append(_table(ensemble.schema, ensemble(part)))
-    index = rows.index if isinstance(rows, pd.DataFrame) else None
-    if not parts:
-        types = [pair for name, task in ensemble.schema.targets.items() for pair in task.answers(name)]
-        return pd.DataFrame({column: pd.Series([], dtype=kind) for column, kind in types}, index=index)
-    table = pd.concat(parts, ignore_index=True)
-    return table if index is None else table.set_index(index)
+    busy = min(threads, count // max(1, batch // 8))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads if busy <= 1 and not ensemble.members.stacked else 1)
+    try:
+        if busy <= 1:
+            parts = [_say(ensemble, part) for part in batches(tensors, batch) or [tensors]]
+        else:
+            with ThreadPoolExecutor(busy) as pool:
+                parts = list(pool.map(partial(_say, ensemble), batches(tensors, min(batch, ceil(count / busy)))))
+    finally:
+        torch.set_num_threads(before)
+    if len(parts) == 1:
+        return parts[0]
+    return {target: Answer(*map(torch.cat, zip(*(part[target] for part in parts), strict=True))) for target in parts[0]}
 
 
-def _table(schema: Schema, answers: dict[str, Answer]) -> pd.DataFrame:
-    columns: dict[str, NDArray[Any]] = {}
+@torch.inference_mode()
+def _say(ensemble: Ensemble, part: Batch) -> dict[str, Answer]:
+    said: dict[str, Answer] = ensemble(part)
+    return said
+
+
+def table(schema: Schema, answers: dict[str, Answer], index: pd.Index[Any] | None = None) -> pd.DataFrame:
+    """Answers as a table."""
+    return pd.DataFrame(columns(schema, answers), index=index, copy=False)
+
+
+def columns(schema: Schema, answers: dict[str, Answer]) -> dict[str, Any]:
+    """The table's columns by name."""
+    named: dict[str, Any] = {}
     for target, answer in answers.items():
         task = schema.targets[target]
         values, total, epistemic = (part.numpy() for part in answer)
-        parts = [*_said(task, values), *(values.T if task.width > 1 else ()), total, epistemic]
-        columns |= {column: part for (column, _), part in zip(task.answers(target), parts, strict=True)}
-    return pd.DataFrame(columns)
+        parts = [*_said(task, values), *(np.ascontiguousarray(values.T) if task.width > 1 else ()), total, epistemic]
+        named |= {column: part for (column, _), part in zip(task.answers(target), parts, strict=True)}
+    return named
 
 
-def _said(task: TargetSchema, values: NDArray[np.float64]) -> list[NDArray[Any]]:
+def _said(task: TargetSchema, values: NDArray[np.float64]) -> list[Any]:
     """The answer itself: one column, or one for each label."""
     if task.exclusive:
-        return [np.array(task.classes)[values.argmax(1)]]
+        return [pd.Series(task.classes).array.take(values.argmax(1))]
     if task.kind == "multilabel":
-        return list(values.T > 0.5)
+        return list(np.ascontiguousarray(values.T) > 0.5)
     return [values[:, task.middle if task.levels else 0]]

@@ -6,7 +6,6 @@ import mlflow.pyfunc
 
 from fuseline.package.files import load_description, load_ensemble
 from fuseline.package.predict import predict
-from fuseline.threads import limited_to
 
 
 class EnsembleModel(mlflow.pyfunc.PythonModel):
@@ -18,8 +17,7 @@ class EnsembleModel(mlflow.pyfunc.PythonModel):
         self.ensemble = load_ensemble(folder)
 
     def predict(self, context, model_input, params=None):
-        with limited_to(self.description.threads):
-            return predict(self.ensemble, model_input, self.description.batch)
+        return predict(self.ensemble, model_input, self.description.batch, self.description.threads)
 
 
 mlflow.models.set_model(EnsembleModel())

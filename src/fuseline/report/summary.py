@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from fuseline.evaluation.metrics import LOWER_IS_BETTER
-from fuseline.tracking.registry import Registered
+if TYPE_CHECKING:
+    from fuseline.tracking.registry import Registered
 
 Tree = dict[str, Any]
 
@@ -36,6 +36,8 @@ def winner(report: Mapping[str, Any], target: str) -> Tree:
 
 def below_floor(report: Mapping[str, Any], floors: Mapping[str, Mapping[str, float]]) -> list[str]:
     """One line for each floor that the chosen fusion does not clear; a value that is not a number never clears one."""
+    from fuseline.evaluation.metrics import LOWER_IS_BETTER  # only a new report is held against floors
+
     lines = []
     for target, bounds in floors.items():
         metrics = winner(report, target)["metrics"]

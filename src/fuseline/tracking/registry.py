@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 import fuseline
 from fuseline.data.schema import Schema as DataSchema
-from fuseline.package.files import load_description
 from fuseline.store import home, locked
 from fuseline.tracking.runs import Tracker
 
@@ -45,7 +44,7 @@ def register(
     name: str,
     package: Path,
     schema: DataSchema,
-    example: pd.DataFrame | NDArray[Any],
+    example: Callable[[], pd.DataFrame | NDArray[Any]],
     tags: Mapping[str, str],
     may_lead: bool,
 ) -> Registered:
@@ -55,7 +54,7 @@ def register(
 
     Args:
         package: the package's folder; its name is the hash of all that it does.
-        example: a few raw rows.
+        example: gives a few raw rows; asked for a new version alone.
         tags: what the version says of itself.
         may_lead: whether it clears the recipe's floors.
     """
@@ -63,10 +62,10 @@ def register(
     with locked(home() / "locks" / f"registry-{name}.lock"):
         found = _find(tracker, name, package.name)
         if found is None:
-            version = _new_version(tracker, run_id, name, package, schema, example, tags)
+            version = _new_version(tracker, run_id, name, package, schema, example(), tags)
         else:
             version = str(found.version)
-            for tag, value in tags.items():
+            for tag, value in sorted(tags.items() - found.tags.items()):
                 client.set_model_version_tag(name, version, tag, value)
         taken = _aliases(tracker, name)
         if found is None or CHALLENGER not in taken:
@@ -119,6 +118,8 @@ def _new_version(
 
 def save_model(package: Path, schema: DataSchema, example: pd.DataFrame | NDArray[Any], place: Path) -> None:
     """Write a package as an MLflow model that carries its code: models-from-code, safetensors and JSON, no pickle."""
+    from fuseline.package.files import load_description  # it loads torch, and most packages are registered already
+
     code = Path(fuseline.__file__).parent
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # MLflow asks for type hints; the signature says it all

@@ -13,6 +13,7 @@ import socket
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ from fuseline.tracking.settings import Settings
 
 KEY, KIND, ORIGIN, ATTEMPT = "fuseline.key", "fuseline.kind", "fuseline.origin", "fuseline.attempt"
 RECIPE = "fuseline.recipe"
-MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 6000
+MOST_METRICS, MOST_PARAMS, MOST_TAGS, LONGEST_PARAM = 800, 100, 100, 6000
+"""What a batch takes at the most: 1,000 of all, 100 of parameters and of tags."""
+
+Point = tuple[str, float, int, int]
+NONE: Mapping[str, Any] = {}
 
 
 class Tracker:
@@ -43,6 +48,7 @@ class Tracker:
         server = settings.server
         with locked(home() / "locks" / "tracking.lock"):  # a new database is made by one process alone
             self.client = MlflowClient(server.mlflow_tracking_uri, server.mlflow_registry_uri)
+            self._born: dict[str, set[tuple[str, str]]] = {}
             self.experiment = self._experiment(settings, settings.tracking.experiment.name or experiment)
 
     def _experiment(self, settings: Settings, name: str) -> str:
@@ -55,21 +61,32 @@ class Tracker:
         pages = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow shows the pages of language models first
         return str(self.client.create_experiment(name, artifact_location=place, tags=pages))
 
-    def start(self, name: str, kind: str, key: str, parent: str | None = None) -> str:
-        """The id of a running run: an unfinished one of the same kind, key and parent, or a new one."""
-        unfinished = [run for run in self._search(kind, key, parent) if parent or run.info.status != "FINISHED"]
-        if unfinished:
-            run_id = str(unfinished[0].info.run_id)
-            attempt = int(unfinished[0].data.tags.get(ATTEMPT, "1")) + 1
+    def start(self, name: str, kind: str, key: str, parent: str | None = None, tags: Mapping[str, str] = NONE) -> str:
+        """The id of a running run: an unfinished one of the same kind, key and parent, or a new one; with some tags."""
+        unfinished = self._unfinished(kind, key, parent)
+        if unfinished is not None:
+            run_id = str(unfinished.info.run_id)
+            attempt = int(unfinished.data.tags.get(ATTEMPT, "1")) + 1
             self.client.update_run(run_id, status="RUNNING")
-            self.client.set_tag(run_id, ATTEMPT, str(attempt))
+            self.log(run_id, tags={**tags, ATTEMPT: str(attempt)})
             return run_id
-        tags = {KIND: kind, KEY: key, ATTEMPT: "1", "mlflow.user": getpass.getuser()}
-        if parent is not None:
-            tags["mlflow.parentRunId"] = parent
+        every = {**tags, KIND: kind, KEY: key, ATTEMPT: "1", "mlflow.user": getpass.getuser()}
         if parent is None:
-            tags["fuseline.owner"] = f"{socket.gethostname()}:{os.getpid()}"
-        return str(self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id)
+            every["fuseline.owner"] = f"{socket.gethostname()}:{os.getpid()}"
+        else:
+            every["mlflow.parentRunId"] = parent
+        run_id = str(self.client.create_run(self.experiment, tags=every, run_name=name).info.run_id)
+        self._born.setdefault(run_id, set())
+        if parent in self._born:
+            self._born[parent].add((kind, key))
+        return run_id
+
+    def _unfinished(self, kind: str, key: str, parent: str | None) -> Run | None:
+        """A run to continue. A parent that was born here has no children but those started here, so nothing is searched for."""
+        if parent in self._born and (kind, key) not in self._born[parent]:
+            return None
+        found = self._search(kind, key, parent)
+        return next((run for run in found if parent or run.info.status != "FINISHED"), None)
 
     def origin(self, kind: str, key: str) -> str | None:
         """The first finished run, of any experiment, that made what the key names."""
@@ -85,25 +102,33 @@ class Tracker:
         text = f"tags.`{KIND}` = '{kind}' and attributes.status = 'FINISHED'"
         return list(self.client.search_runs([self.experiment], text, ViewType.ACTIVE_ONLY, most, ["attributes.start_time DESC"]))
 
-    def params(self, run_id: str, tree: Mapping[str, Any]) -> None:
-        """Log a tree of settings as flat parameters; those of an earlier attempt are the same by their key."""
-        flat = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in flatten(tree).items()]
-        for part in _parts(flat, MOST_PARAMS):
-            self.client.log_batch(run_id, params=part)
+    def log(
+        self,
+        run_id: str,
+        params: Mapping[str, Any] = NONE,
+        metrics: Mapping[str, float] = NONE,
+        points: Sequence[Point] = (),
+        tags: Mapping[str, str] = NONE,
+    ) -> None:
+        """Log everything that there is to say of a run, in as few batches as MLflow takes.
 
-    def tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-
-    def metrics(self, run_id: str, metrics: Mapping[str, float], at: int | None = None) -> None:
-        """Log numbers without a step; what is not finite is left out, since MLflow would store another number for it."""
-        now = at or time.time_ns() // 1_000_000
-        self.points(run_id, [(name, value, now, 0) for name, value in metrics.items()])
-
-    def points(self, run_id: str, points: Sequence[tuple[str, float, int, int]]) -> None:
-        """Log (name, value, time in ms, step). Sending a point again changes nothing, since those four are its key."""
-        finite = [Metric(name, value, at, step) for name, value, at, step in points if abs(value) < float("inf")]
-        for part in _parts(finite, MOST_METRICS):
-            self.client.log_batch(run_id, metrics=part)
+        Args:
+            params: a tree of settings, logged flat; those of an earlier attempt are the same by their key.
+            metrics: numbers without a step.
+            points: (name, value, time in ms, step); sending one again changes nothing, since those four are its key. A number
+                that is not finite is left out, since MLflow would store another one for it.
+            tags: replace those of the same name.
+        """
+        now = time.time_ns() // 1_000_000
+        every = [*points, *((name, value, now, 0) for name, value in metrics.items())]
+        batches = zip_longest(
+            _parts([Metric(name, value, at, step) for name, value, at, step in every if abs(value) < float("inf")], MOST_METRICS),
+            _parts([Param(name, str(value)[:LONGEST_PARAM]) for name, value in flatten(params).items()], MOST_PARAMS),
+            _parts([RunTag(name, value) for name, value in tags.items()], MOST_TAGS),
+            fillvalue=(),
+        )
+        for some_metrics, some_params, some_tags in batches:
+            self.client.log_batch(run_id, some_metrics, some_params, some_tags)
 
     def files(self, run_id: str, folder: Path, under: str | None = None) -> None:
         self.client.log_artifacts(run_id, str(folder), under)

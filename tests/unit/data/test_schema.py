@@ -303,3 +303,58 @@ def test_pictures_that_may_not_be_written_to_are_copied() -> None:
     assert GREY.encode(locked)["image"].flags.writeable
     free = np.zeros((2, 1, 2, 3), np.uint8)
     assert GREY.encode(free)["image"] is free
+
+
+# ---------------------------------------------------------------------------------------------- columns read all at once
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "int8", "uint64", "bool"])
+def test_plain_numbers_are_read_alike_whatever_stands_beside_them(kind: str) -> None:
+    """Beside a column of objects each is read by itself, and otherwise all at once."""
+    values = np.array([0, 1, 1, 0]).astype(kind)
+    others = [pd.Series([2, 3, 4, 5]), pd.Series(["2", "3", "4", "5"]), pd.Series([2, 3, 4, 5], dtype="Int64")]
+    schema = Schema(numeric=["a", "b"], targets={})
+    for other in others:
+        found = schema.encode(pd.DataFrame({"b": other, "?": 0, "a": values}))["numeric"]
+        assert found.dtype == np.float64
+        assert found.flags.c_contiguous
+        assert found.flags.writeable
+        assert found.tolist() == [[0, 2], [1, 3], [1, 4], [0, 5]]
+
+
+def test_what_is_encoded_is_no_part_of_what_was_given() -> None:
+    schema = Schema(numeric=["a"], targets={})
+    rows = pd.DataFrame({"a": [1.0, 2.0]})
+    schema.encode(rows)["numeric"][0] = 9
+    assert rows["a"].tolist() == [1, 2]
+
+
+def test_a_rows_number_is_counted_from_the_first(refusal: Callable[..., str]) -> None:
+    for values in ([1.0, np.inf], [1.0, "many"]):
+        assert "column 'a', row 101: " in refusal(DataError, TABLE.encode, table(a=values), "file.csv", 100)
+
+
+def test_a_column_that_is_there_twice_is_named(refusal: Callable[..., str]) -> None:
+    rows = table()
+    twice = pd.concat([rows, rows[["b"]]], axis=1)
+    assert "'b' is there twice" in refusal(DataError, TABLE.encode, twice)
+    other = pd.concat([rows, rows[["b"]].set_axis(["?"], axis=1), rows[["b"]].set_axis(["?"], axis=1)], axis=1)
+    np.testing.assert_array_equal(TABLE.encode(other)["numeric"], TABLE.encode(rows)["numeric"])
+
+
+MIXED = st.one_of(
+    st.lists(st.sampled_from([1, True, 1.0, "1", "True", None, 0, False, 2.5, float("nan"), -0.0]), min_size=1, max_size=12),
+    st.lists(st.sampled_from(["1", "a", None, "1.0", "b"]), min_size=1, max_size=12),
+)
+
+
+@given(MIXED, st.sampled_from(["object", "string", "category"]))
+def test_values_looked_at_once_have_the_codes_of_their_own_words(values: list[Any], kind: str) -> None:
+    column = pd.Series(values, dtype=object)
+    if kind != "object":
+        column = column.map(str, na_action="ignore").astype(kind)  # type: ignore[call-overload]
+    vocabulary = ["1", "True", "a", "0", "2.5", "1.0"]
+    found = Schema(categorical={"c": vocabulary}, targets={}).encode(pd.DataFrame({"c": column}))["categorical"][:, 0]
+    words = [None if pd.isna(value) else word for value, word in zip(column, as_words(column), strict=True)]
+    expected = [MISSING if w is None else FIRST + vocabulary.index(w) if w in vocabulary else UNKNOWN for w in words]
+    assert found.tolist() == expected

@@ -11,8 +11,10 @@ from scipy.special import log_softmax
 from scipy.stats import norm
 
 from fuseline.data.schema import TargetSchema
+from fuseline.evaluation import calibration
 from fuseline.evaluation.calibration import (
     PRIOR,
+    calibrated_scores,
     fit_calibration,
     fit_labels_temperature,
     fit_scale,
@@ -263,3 +265,15 @@ def test_calibration_lowers_the_log_loss_on_fresh_rows(temperature):
     p, y = drawn_at(temperature, 2000, seed=2)
     before, after = (-q.gather(1, y[:, None]).log().mean() for q in (p, temper(p, number)))
     assert after < before - 0.01
+
+
+@pytest.mark.parametrize("kind", ["classification", "ordinal", "multilabel", "regression", "quantile"])
+def test_calibrated_some_rows_at_a_time_it_is_the_same(said_of, monkeypatch, kind):
+    outputs, y = said_of(kind, rows=50)
+    fused = outputs.fused(outputs.values[0], None if outputs.variances is None else outputs.variances[0])
+    number = fit_calibration(fused, y)
+    whole = row_scores(calibrate(fused, number), y)
+    np.testing.assert_array_equal(calibrated_scores(fused, y, number), whole)
+    monkeypatch.setattr(calibration, "AT_ONCE", 7)
+    assert fit_calibration(fused, y) == pytest.approx(number, rel=1e-6)
+    np.testing.assert_allclose(calibrated_scores(fused, y, number), whole, rtol=1e-12)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from itertools import pairwise
+from operator import add
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from fuseline.evaluation.diversity import (
+    COUNTED,
     DIVERSITY,
+    agreement,
     classification_diversity,
     mean_pair,
     multilabel_diversity,
@@ -60,6 +68,47 @@ def test_correlation_and_disagreement_equal_numpys(seed):
     assert got["correlation"] == pytest.approx(np.corrcoef(said == target))
     assert got["disagreement"] == pytest.approx(np.array([[(a != b).mean() for b in said] for a in said]))
     assert got["double_fault"] == pytest.approx(np.array([[((a != target) & (b != target)).mean() for b in said] for a in said]))
+
+
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 40), st.integers(2, 6))
+def test_what_is_counted_by_codes_equals_products_of_one_hot_tables(seed, members, rows, classes):
+    target, p = random_members(seed, members, rows, classes)
+    said = np.eye(classes)[p.argmax(2)]  # (M, N, C)
+    right = (said * np.eye(classes)[target]).sum(2)
+    agree, named = np.einsum("inc,jnc->ij", said, said) / rows, said.mean(1)
+    got = classification_diversity(target, p)
+    assert got["disagreement"] == pytest.approx(1 - agree)
+    assert got["double_fault"] == pytest.approx((1 - right) @ (1 - right).T / rows)
+    chance = named @ named.T
+    known = np.abs(1 - chance) > 1e-9
+    assert np.array_equal(np.isnan(got["kappa"]), ~known)
+    assert got["kappa"][known] == pytest.approx(((agree - chance) / np.where(known, 1 - chance, 1))[known])
+    a, d = right @ right.T, (1 - right) @ (1 - right).T
+    b, c = right @ (1 - right).T, (1 - right) @ right.T
+    some = a * d + b * c > 0
+    assert np.array_equal(np.isnan(got["q"]), ~some)
+    assert got["q"][some] == pytest.approx((a * d - b * c)[some] / (a * d + b * c)[some])
+
+
+@pytest.mark.parametrize("classes", [2, 256, 257, 300])
+def test_however_many_classes_there_are_codes_stay_apart(classes):
+    said = np.array([[0, classes - 1], [classes - 1, classes - 1]])
+    got = agreement(np.array([0, classes - 1]), said, classes)
+    assert got.right.tolist() == [[2, 1], [1, 1]]
+    assert got.same.tolist() == [[2, 1], [1, 2]]
+    assert got.said.shape == (2, classes)
+
+
+@given(st.integers(0, 10_000), st.lists(st.integers(0, 30), max_size=3), st.sampled_from(["classification", "regression"]))
+def test_what_is_counted_of_blocks_adds_up_to_what_is_counted_of_all_rows(seed, cuts, kind):
+    rng = np.random.default_rng(seed)
+    values = 1e3 + rng.normal(size=(4, 30, 1))
+    target, said = (rng.normal(size=30), values) if kind == "regression" else random_members(seed, rows=30)
+    edges = [0, *sorted(cuts), 30]
+    parts = [COUNTED[kind](target[i:j], Predicted(said[:, i:j])) for i, j in pairwise(edges)]
+    together, whole = reduce(add, parts).tables(), COUNTED[kind](target, Predicted(said)).tables()
+    for name, table in whole.items():
+        assert together[name] == pytest.approx(table, rel=1e-9, abs=1e-9, nan_ok=True), name
 
 
 def test_tables_are_symmetric_and_follow_the_order_of_members():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
+from fuseline.evaluation import intervals
 from fuseline.evaluation.intervals import Scores, independent_rows, interval, paired_gain, resamples, score
 from fuseline.evaluation.metrics import LOWER_IS_BETTER, METRICS, UNDIRECTED, Predicted
 
@@ -67,6 +68,34 @@ def test_resamples_follow_the_generator():
     draw = [resamples(np.arange(30), 5, np.random.default_rng(seed)) for seed in (3, 3, 4)]
     assert np.array_equal(draw[0], draw[1])
     assert not np.array_equal(draw[0], draw[2])
+
+
+@pytest.mark.parametrize("units", [np.arange(30), np.array([0, 0, 0, 1, 2, 2, 9] * 4)])
+@pytest.mark.parametrize("at_once", [1, 100, intervals.DRAWN])
+def test_counts_are_those_of_all_units_drawn_at_once_however_many_are(monkeypatch, units, at_once):
+    monkeypatch.setattr(intervals, "DRAWN", at_once)
+    _, number = np.unique(units, return_inverse=True)
+    n = number.max() + 1
+    expected = np.random.default_rng(8).multinomial(n, np.full(n, 1 / n), size=25)[:, number].astype(np.float64)
+    found = resamples(units, 25, np.random.default_rng(8))
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, expected)
+
+
+def test_a_single_unit_is_drawn_every_time():
+    assert resamples(np.zeros(3, int), 4, np.random.default_rng(0)).tolist() == [[1, 1, 1]] * 4
+
+
+def test_resamples_are_written_where_there_is_room_row_by_row():
+    given_to = []
+
+    def room(shape, dtype):
+        given_to.append(np.empty(shape, dtype))
+        return given_to[0]
+
+    found = resamples(np.arange(7), 5, np.random.default_rng(0), room)
+    assert given_to[0].shape == (7, 5)
+    assert np.shares_memory(found, given_to[0])
 
 
 def test_the_bootstrap_interval_covers_the_true_value_about_as_often_as_it_says():

@@ -11,12 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from fuseline import bank
+from fuseline.bank import Bank
 from fuseline.component import Component
-from fuseline.evaluation.metrics import LOWER_IS_BETTER, METRICS, POINT, UNDIRECTED
+from fuseline.evaluation import room
+from fuseline.evaluation.metrics import LOWER_IS_BETTER, METRICS, POINT, UNDIRECTED, sums
+from fuseline.evaluation.metrics.family import Family
 from fuseline.evaluation.report import GAINS, evaluate, predicted
 from fuseline.fusion.combine import calibrate
 from fuseline.fusion.fuse import FusedTarget, FuseSpec, fuse_target
 from fuseline.fusion.scores import row_scores
+from fuseline.store import Store
 
 KINDS: dict[str, Any] = {
     "kind": "classification",
@@ -215,6 +220,77 @@ def test_uncertainty_adds_up_and_diversity_is_symmetric(judged: Callable[..., Ev
         table = np.array(table, float)
         assert table.shape == (3, 3), name
         np.testing.assert_allclose(table, table.T)
+
+
+def nearly(one: Any, other: Any, place: str = "report") -> None:
+    """Fail where two trees differ by more than rounding."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            nearly(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), place
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            nearly(a, b, f"{place}[{i}]")
+    else:
+        assert one == (pytest.approx(other, rel=1e-9, abs=1e-12, nan_ok=True) if isinstance(one, float) else other), place
+
+
+def test_a_few_rows_at_a_time_and_large_arrays_in_files_give_the_same_report(
+    world: Any, judged: Callable[..., Evaluated], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, sizes = judged(), []
+
+    def spied(*args: Any) -> Any:
+        for rows, outputs in blocks(*args):
+            sizes.append(outputs.values.shape[1])
+            yield rows, outputs
+
+    blocks = Bank.blocks
+    monkeypatch.setattr(Bank, "blocks", spied)
+    monkeypatch.setattr(bank, "BLOCK", 5 * 3 * 4)
+    monkeypatch.setattr(sums, "BLOCK", 5 * 201)
+    monkeypatch.setattr(room, "SMALL", 0)
+    every = {target: list(METRICS[kind]) for target, kind in KINDS.items()}
+    report, folder, reused = evaluate(
+        Store(tmp_path), world.bank, world.dataset, world.split, world.units, whole.fused, every, 200, 0.9, 0
+    )
+    assert not reused
+    assert 1 <= max(sizes) <= 20
+    assert len(sizes) > 2 * len(KINDS)
+    nearly(report, whole.report)
+    for target in KINDS:
+        names = [f"{what}-{target}.npy" for what in ("predictions", "rows")]
+        np.testing.assert_allclose(*(np.load(place / names[0]) for place in (folder, whole.folder)), rtol=1e-12)
+        np.testing.assert_array_equal(*(np.load(place / names[1]) for place in (folder, whole.folder)))
+    assert not [place for place in folder.iterdir() if place.is_dir()]
+
+
+def test_each_candidate_fuses_each_row_once_and_no_metric_is_computed_that_was_not_asked_for(
+    world: Any, judged: Callable[..., Evaluated], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [fused] = [part for part in judged().fused if part.target == "kind"]
+    asked: list[list[str]] = []
+    rows: dict[int, int] = {}
+
+    def measured(self: Any, target: Any, predicted: Any, weights: Any, names: Any) -> Any:
+        asked.append(list(names))
+        return real(self, target, predicted, weights, names)
+
+    hooks = [
+        candidate.combiner.register_forward_hook(
+            lambda own, args, _: rows.update({id(own): rows.get(id(own), 0) + args[0].values.shape[1]})
+        )
+        for candidate in fused.candidates
+    ]
+    real = Family.measured
+    monkeypatch.setattr(Family, "measured", measured)
+    monkeypatch.setattr(bank, "BLOCK", 5 * 3 * 3)
+    evaluate(Store(tmp_path), world.bank, world.dataset, world.split, world.units, [fused], {"kind": ["brier"]}, 200, 0.9, 0)
+    for hook in hooks:
+        hook.remove()
+    assert asked == [["brier", "log_loss", "accuracy"]] * 6
+    assert rows == {id(c.combiner): len(world.rows("kind", "test")) for c in fused.candidates}
 
 
 def test_the_same_again_is_found_and_other_settings_are_another_report(judged: Callable[..., Evaluated]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,8 +12,9 @@ from scipy.stats import binomtest
 from fuseline.component import Component, complete
 from fuseline.evaluation.calibration import fit_calibration
 from fuseline.fusion import crossfit
-from fuseline.fusion.combine import Combiner, Fused, Mixture, Outputs, calibrate
-from fuseline.fusion.crossfit import Learnable, best_member, compare, cross_fit, fit, judge, single, summary
+from fuseline.fusion.combine import Combiner, Fused, Outputs, calibrate
+from fuseline.fusion.crossfit import Learnable, best_member, compare, cross_fit, fit, judge, sample, summary
+from fuseline.fusion.reading import pick, say_alone
 from fuseline.fusion.rules import FUSIONS, UNFIT, needs
 from fuseline.fusion.scores import row_scores
 
@@ -46,6 +47,35 @@ OTHERWISE = [
 ]
 
 
+@dataclass
+class Held:
+    """What members say, held in memory and told some rows at a time."""
+
+    held: Outputs
+    at_once: int = 10**9
+
+    def outputs(self, index, needs=frozenset()):
+        some = self.held.rows(torch.from_numpy(index))
+        return some._replace(**{part: None for part in ("features", "inputs") if part not in needs})
+
+    def blocks(self, index, needs=frozenset()):
+        for start in range(0, max(1, len(index)), self.at_once):
+            part = slice(start, min(start + self.at_once, len(index)))
+            yield part, self.outputs(index[part], needs)
+
+    def true(self, index, codes):
+        return Outputs(self.held.values[:, index, codes][:, :, None], task=self.held.task)
+
+    def alone(self, member, index):
+        variances = self.held.variances
+        some = Outputs(
+            self.held.values[member : member + 1],
+            None if variances is None else variances[member : member + 1],
+            task=self.held.task,
+        )
+        return some.rows(torch.from_numpy(index))
+
+
 def folds(rows, count=5, seed=0):
     return np.random.default_rng(seed).permutation(np.arange(rows) % count)
 
@@ -60,7 +90,7 @@ def learnable(values, y, held_out=None, variances=None, features=None, count=5):
 def of(outputs, y, held_out=None, count=5):
     rows = len(y)
     held_out = np.ones(rows, bool) if held_out is None else held_out
-    return Learnable(outputs, y, held_out, folds(rows, count), np.arange(rows), True)
+    return Learnable(Held(outputs), y, held_out, folds(rows, count), np.arange(rows), True)
 
 
 def classes_said(seed, signal, rows=300, classes=3, width=12):
@@ -131,7 +161,7 @@ def test_each_row_is_judged_by_a_fit_that_did_not_see_it(spy):
     for outputs, target, _, _ in spy:
         assert torch.equal(outputs.values[0, :, 0], target)
         assert len(set(target.tolist())) in (17, 18)
-    everything = fit(Component(name="spy"), rows, SEED)(rows.outputs)
+    everything = fit(Component(name="spy"), rows, SEED)(rows.said.held)
     assert everything.values[:, 0].tolist() == [1.0] * 23
 
 
@@ -190,7 +220,7 @@ def test_shuffled_labels_give_chance(rule):
 
 def test_a_fit_on_shuffled_labels_seems_better_than_chance_where_it_is_not_cross_fitted():
     rows = classes_said(0, signal=[0.0] * 4, rows=400, classes=2)
-    right = int((fit(Component(name="features"), rows, SEED)(rows.outputs).values.argmax(1) == rows.target).sum())
+    right = int((fit(Component(name="features"), rows, SEED)(rows.said.held).values.argmax(1) == rows.target).sum())
     assert binomtest(right, 400).proportion_ci(0.99, method="wilson").low > 0.5
 
 
@@ -204,9 +234,9 @@ def test_shuffled_values_are_not_predicted(rule):
 @pytest.mark.parametrize("rule", QUICK, ids=lambda rule: rule.name)
 def test_a_fusion_never_changes_a_member(rule):
     rows = classes_said(1, signal=[1.0, 2.0])
-    before = [part.clone() for part in (rows.outputs.values, rows.outputs.features, rows.target)]
+    before = [part.clone() for part in (rows.said.held.values, rows.said.held.features, rows.target)]
     compare([rule], rows, SEED)
-    for part, copy in zip((rows.outputs.values, rows.outputs.features, rows.target), before, strict=True):
+    for part, copy in zip((rows.said.held.values, rows.said.held.features, rows.target), before, strict=True):
         assert torch.equal(part, copy)
 
 
@@ -274,7 +304,7 @@ def test_rules_are_compared_on_held_out_rows_if_one_of_them_uses_features():
     assert (len(without.rows), len(within.rows)) == (300, 120)
     assert list(within.table) == ["mean", "features"]
     assert all(np.isfinite(row["loss"]) for row in within.table.values())
-    inside = judge(Fused(rows.outputs.values.mean(0)), rows, np.flatnonzero(held_out)).mean()
+    inside = judge(Fused(rows.said.held.values.mean(0)), rows, np.flatnonzero(held_out)).mean()
     assert within.table["mean"]["loss"] == pytest.approx(inside)
 
 
@@ -335,13 +365,92 @@ def test_rules_are_judged_as_calibrated():
 
 def test_one_member_alone_says_what_it_says():
     rows = classes_said(8, signal=[1.0, 2.0, 3.0])
-    assert torch.equal(single(1, rows.outputs).values, rows.outputs.values[1])
-    assert isinstance(crossfit.pick(1, 3), Mixture)
+    alone = say_alone(1, rows.said, np.arange(len(rows.target)))
+    assert torch.equal(alone.values, rows.said.held.values[1])
+    assert torch.equal(alone.values, pick(1, 3)(rows.said.held).values)
 
 
 def test_the_best_member_is_best_on_the_rows_asked_for():
     rows = classes_said(9, signal=[0.0, 0.0])
-    rows.outputs.values[0, :100] = torch.where(torch.eye(3)[rows.target[:100]] == 1, 0.9, 0.05).double()
-    rows.outputs.values[1, 100:] = torch.where(torch.eye(3)[rows.target[100:]] == 1, 0.9, 0.05).double()
-    assert best_member(rows, np.arange(100)) == 0
-    assert best_member(rows, np.arange(100, 300)) == 1
+    rows.said.held.values[0, :100] = torch.where(torch.eye(3)[rows.target[:100]] == 1, 0.9, 0.05).double()
+    rows.said.held.values[1, 100:] = torch.where(torch.eye(3)[rows.target[100:]] == 1, 0.9, 0.05).double()
+    assert best_member(rows, np.arange(100), 2) == 0
+    assert best_member(rows, np.arange(100, 300), 2) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_read_some_rows_at_a_time_a_rule_says_the_same(said_of, kind):
+    outputs, y = said_of(kind, rows=80)
+    whole, parted = of(outputs, y), of(outputs, y)
+    parted.said.at_once = 3
+    for rule in every_rule(kind, features={"steps": 5}, gate={"steps": 5}):
+        ours, theirs = (cross_fit(rule, rows, SEED) for rows in (whole, parted))
+        torch.testing.assert_close(ours.values, theirs.values, rtol=1e-12, atol=1e-12)
+        assert (ours.variances is None) == (theirs.variances is None)
+        if ours.variances is not None:
+            torch.testing.assert_close(ours.variances, theirs.variances, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["weights", "greedy"])
+@pytest.mark.parametrize("kind", ["classification", "ordinal"])
+def test_of_classes_the_true_column_alone_gives_the_same_fit(said_of, kind, name):
+    outputs, y = said_of(kind, rows=80)
+    fitted = fit(Component(name=name), of(outputs, y), SEED)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(fitted.weights, FUSIONS[name](outputs, y, generator).weights)
+
+
+@pytest.mark.parametrize("name", ["mean", "trimmed", "vote", "product"])
+def test_rules_with_nothing_to_fit_are_given_no_row(monkeypatch, name):
+    given = []
+    monkeypatch.setitem(FUSIONS, name, lambda outputs, target, generator: given.append((outputs, target)))
+    fit(Component(name=name), classes_said(0, signal=[1.0, 2.0]), SEED)
+    [(outputs, target)] = given
+    assert (outputs.values.shape, len(target)) == ((2, 0, 3), 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_too_many_rows_are_sampled_evenly_over_the_folds(monkeypatch, spy, seed):
+    rows = numbered_rows(rows=203, held_out=np.arange(203) % 3 > 0)
+    monkeypatch.setattr(crossfit, "LEARNT", 2 * 40)  # a value and a variance of each
+    drawn = [sample(Component(name="spy"), rows, np.random.SeedSequence(number)) for number in (seed, seed, seed + 1)]
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[0] != drawn[2]).any()
+    assert [mask.sum() for mask in drawn] == [40] * 3
+    assert np.bincount(rows.fold[drawn[0]]).tolist() == [10] * 4
+    monkeypatch.setattr(crossfit, "LEARNT", 3 * 40)
+    on_features = sample(Component(name="features"), rows, np.random.SeedSequence(seed))
+    assert on_features.sum() == 40
+    assert rows.held_out[on_features].all()
+
+
+def test_rules_that_fit_are_not_sampled(monkeypatch):
+    rows = classes_said(0, signal=[1.0, 2.0])
+    monkeypatch.setattr(crossfit, "LEARNT", 2 * 3 * 300)
+    assert sample(Component(name="stacking"), rows, SEED).all()
+    monkeypatch.setattr(crossfit, "LEARNT", 2 * 3 * 300 - 1)
+    assert sample(Component(name="stacking"), rows, SEED).sum() == 299
+    assert sample(Component(name="weights"), rows, SEED).all()  # one number a member and row
+    monkeypatch.setattr(crossfit, "LEARNT", 2 * 100)
+    assert sample(Component(name="weights"), rows, SEED).sum() == 100
+    assert sample(Component(name="mean"), rows, SEED).all()
+
+
+@pytest.mark.parametrize(("name", "count"), [("weights", 20), ("stacking", 20), ("greedy", 60)])
+def test_linear_programmes_are_solved_on_fewer(said_of, monkeypatch, name, count):
+    outputs, y = said_of("quantile", rows=80)
+    width = outputs.values.shape[0] * outputs.values.shape[2]
+    monkeypatch.setattr(crossfit, "LEARNT", 60 * width)
+    monkeypatch.setattr(crossfit, "PROGRAMMED", 20 * width)
+    assert sample(Component(name=name), of(outputs, y), SEED).sum() == count
+
+
+def test_all_rows_are_judged_though_a_sample_is_learnt_from(monkeypatch, spy):
+    rows = numbered_rows(rows=203)
+    monkeypatch.setattr(crossfit, "LEARNT", 2 * 40)
+    judged = cross_fit(Component(name="spy"), rows, SEED)
+    assert judged.values[:, 0].tolist() == [0.0] * 203  # and none by a fit that saw it
+    assert [len(target) for _, target, _, _ in spy] == [30] * 4
+    drawn = sample(Component(name="spy"), rows, SEED)
+    everything = fit(Component(name="spy"), rows, SEED)(rows.said.held)
+    assert everything.values[:, 0].tolist() == drawn.astype(float).tolist()

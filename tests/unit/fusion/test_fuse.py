@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from fuseline import bank as banks
+from fuseline.bank import Bank, build_bank
 from fuseline.component import Component
+from fuseline.fusion import crossfit
 from fuseline.fusion.fuse import FusedTarget, FuseSpec, fuse_target, learnable
 from fuseline.fusion.rules import needs
 from fuseline.store import Store
@@ -220,20 +223,74 @@ def test_it_learns_from_finite_rows_that_have_the_target_and_no_fold_parts_a_uni
         assert len(set(pool.fold[pool.unit == unit])) == 1
 
 
-def test_features_and_inputs_are_looked_at_only_for_rules_that_use_them(
-    world: Any, rules_of: Callable[..., list[Component]]
-) -> None:
-    def pool(fused_by: list[Component]) -> Any:
-        return learnable(world.bank, world.dataset, world.split, spec("kind", fused_by), world.units).outputs
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is read of a bank: the rows, what is needed beside the outputs, and the numbers there are."""
+    calls: list[Any] = []
+    honest = Bank.outputs
 
-    bare = pool(rules("mean", "greedy"))
-    assert bare.features is bare.inputs is None
-    on_features = pool(rules_of("classification", "features"))
-    assert on_features.inputs is None
-    assert on_features.features.shape[1] == sum(on_features.widths)
-    on_inputs = pool(rules_of("classification", "stacking", otherwise=True))
-    assert on_inputs.features is None
-    assert on_inputs.inputs.isfinite().all()
+    def outputs(self: Bank, dataset: Any, target: str, rows: Any, needs: Any = frozenset(), members: slice = slice(None)) -> Any:
+        said = honest(self, dataset, target, rows, needs, members)
+        calls.append((rows, set(needs), said.width * len(rows), members))
+        return said
+
+    monkeypatch.setattr(Bank, "outputs", outputs)
+    return calls
+
+
+def test_features_and_inputs_are_read_only_for_rules_that_use_them(
+    world: Any, rules_of: Callable[..., list[Component]], read: list[Any], tmp_path: Any
+) -> None:
+    def needed(name: str, fused_by: list[Component]) -> set[str]:
+        read.clear()
+        fuse(world, spec("kind", fused_by), store=Store(tmp_path / name))
+        return set().union(*(needs for _, needs, _, _ in read))
+
+    assert needed("bare", rules("mean", "greedy")) == set()
+    assert needed("on features", rules_of("classification", "features")) == {"features"}
+    assert needed("on inputs", rules_of("classification", "stacking", otherwise=True)) == {"inputs"}
+    assert needed("both", rules_of("classification", "stacking", "features", otherwise=True)) == {"features", "inputs"}
+    assert {"features", "inputs"} not in [needs for _, needs, _, _ in read]  # each rule is given what it uses
+
+
+def test_features_of_rows_out_of_fold_are_never_read(
+    world: Any, rules_of: Callable[..., list[Component]], read: list[Any], tmp_path: Any
+) -> None:
+    """They do not align, and no rule uses them."""
+    two, _ = build_bank(world.store, world.dataset, world.split, world.members[:2])
+    units, wanted = world.units, spec("kind", rules_of("classification", "weights", "features"))
+    fuse_target(Store(tmp_path), two, world.dataset, world.split, wanted, units)
+    train = world.split.rows("train")
+    assert any(np.isin(rows, train).any() for rows, needs, _, _ in read if not needs)
+    assert not any(np.isin(rows, train).any() for rows, needs, _, _ in read if needs)
+
+
+def test_read_in_blocks_it_is_the_same_to_rounding(
+    fused: FusedTarget, wanted: FuseSpec, world: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(banks, "BLOCK", 50)
+    again, _ = fuse(world, wanted, store=Store(tmp_path / "store"))
+    assert again.comparison["sampled"] == fused.comparison["sampled"] == {}
+    for name, row in fused.comparison["rules"].items():
+        assert again.comparison["rules"][name] == pytest.approx(row, rel=1e-9, abs=1e-12), name
+    for ours, theirs in zip([*fused.candidates, *fused.members], [*again.candidates, *again.members], strict=True):
+        assert theirs.number == pytest.approx(ours.number, rel=1e-6)
+        assert all(torch.equal(t, theirs.combiner.tensors()[name]) for name, t in ours.combiner.tensors().items())
+
+
+def test_never_more_than_a_block_or_a_rules_sample_of_all_members_is_read(
+    wanted: FuseSpec, world: Any, monkeypatch: pytest.MonkeyPatch, read: list[Any], tmp_path: Any
+) -> None:
+    block, learnt, programmed = 60, 200, 120
+    monkeypatch.setattr(banks, "BLOCK", block)
+    monkeypatch.setattr(crossfit, "LEARNT", learnt)
+    monkeypatch.setattr(crossfit, "PROGRAMMED", programmed)
+    fused, _ = fuse(world, wanted, store=Store(tmp_path / "store"))
+    together = [numbers for _, _, numbers, members in read if members == slice(None)]
+    assert block < max(together) <= learnt
+    assert {"mean", "vote", "trimmed"}.isdisjoint(fused.comparison["sampled"])
+    assert "features" in fused.comparison["sampled"]
+    assert all(0 < count < fused.comparison["learnt_from"] for count in fused.comparison["sampled"].values())
 
 
 def test_a_rule_is_fitted_to_the_same_whatever_the_others_look_at(world: Any, rules_of: Callable[..., list[Component]]) -> None:

@@ -11,9 +11,11 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
 
 from fuseline.data.schema import TargetSchema
+from fuseline.fusion import mixtures
 from fuseline.fusion.combine import Mixture, Outputs, Vote
-from fuseline.fusion.mixtures import greedy, greedy_counts, mean, simplex_log_loss, simplex_squared_error, vote, weights
+from fuseline.fusion.mixtures import greedy, greedy_counts, mean, vote, weights
 from fuseline.fusion.scores import row_losses
+from fuseline.fusion.simplex import simplex_log_loss, simplex_squared_error
 
 LAWS = settings(derandomize=True, deadline=None, max_examples=25)
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 12))
@@ -375,3 +377,28 @@ def test_bags_spread_the_weight_over_members_that_one_selection_leaves_out():
     outputs, y = classes_said(3, members=8)
     single, bagged = (greedy(outputs, y, seeded(0), steps=5, bags=bags).weights for bags in (1, 40))
     assert (bagged > 0).sum() > (single > 0).sum()
+
+
+@LAWS
+@given(
+    st.integers(0, 9999),
+    st.integers(1, 7),
+    st.sampled_from([1, 31, 32, 33, 100, 320]),
+    st.integers(1, 1000),
+)
+def test_the_log_loss_of_sums_is_that_of_each_number(seed, members, rows, count):
+    sums = 10.0 ** np.random.default_rng(seed).uniform(-7, 0, (members, rows)) * count
+    assert mixtures.log_loss(sums, count) == pytest.approx(-np.log(sums / count).mean(1), rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("extreme", [1e-7, 1.0, 1000.0])
+def test_the_log_loss_of_extreme_sums_is_exact(extreme):
+    assert mixtures.log_loss(np.full((1, 500), extreme), 1)[0] == pytest.approx(-np.log(extreme), rel=1e-12)
+
+
+@pytest.mark.parametrize("summed", [1, 100, 10**6])
+def test_greedy_chooses_the_same_however_many_sums_are_made_at_a_time(monkeypatch, summed):
+    outputs, y = classes_said(0, members=9, rows=70)
+    expected = naive_greedy(true_probabilities(outputs, y).tolist(), lambda row: -np.log(row).mean(), 25)
+    monkeypatch.setattr(mixtures, "SUMMED", summed)
+    assert greedy(outputs, y, NO_RANDOMNESS, steps=25).weights.tolist() == pytest.approx([n / 25 for n in expected])

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression, QuantileRegressor
 from sklearn.preprocessing import StandardScaler
 
 from fuseline.data.schema import TargetSchema
+from fuseline.fusion import stacking as module
 from fuseline.fusion.combine import Outputs
 from fuseline.fusion.combiners import COMBINERS, combiner_name
 from fuseline.fusion.scores import row_losses
@@ -349,3 +350,31 @@ def test_one_class_only_beside_inputs_is_as_without_them():
     outputs, y = with_inputs(classes_said(17, rows=20))
     alone, beside = (stacking(outputs, torch.zeros_like(y), NO_RANDOMNESS, passthrough=p)(outputs) for p in (False, True))
     assert torch.equal(alone.values, beside.values)
+
+
+@pytest.mark.parametrize("rows", [20, 45])
+def test_of_more_columns_than_rows_the_fit_is_that_of_all_columns(said_of, monkeypatch, rows):
+    """Found in the few dimensions that the rows span, to a far tighter tolerance than either is fitted to by default."""
+    outputs, y = said_of("classification", skills=(1.0,) * 30, rows=rows)
+
+    def tight(x, codes, l2):
+        widths.append(x.shape[1])
+        return LogisticRegression(C=1 / l2, max_iter=20_000, tol=1e-10).fit(x, codes)
+
+    widths: list[int] = []
+    monkeypatch.setattr(module, "_fit_logistic", tight)
+    found = stacking(outputs, y, torch.Generator())
+    monkeypatch.setattr(module, "_rotated", lambda x: (x, None))
+    expected = stacking(outputs, y, torch.Generator())
+    assert (widths[0], widths[1]) == (rows, 90)
+    torch.testing.assert_close(found.coefficients, expected.coefficients, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found(outputs).values, expected(outputs).values, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_that_repeat_span_fewer_dimensions(said_of):
+    outputs, y = said_of("classification", skills=(1.0,) * 30, rows=10)
+    twice = torch.cat([torch.arange(10), torch.arange(10)])
+    fitted = stacking(outputs.rows(twice), y[twice], torch.Generator())
+    assert fitted.coefficients.isfinite().all()
+    once = module._rotated(module.log_probabilities(outputs.rows(twice)).numpy())[0]
+    assert once.shape == (20, 10)

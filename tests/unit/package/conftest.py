@@ -18,9 +18,9 @@ from fuseline.data.schema import Schema, TargetSchema
 from fuseline.fusion.combine import Combiner
 from fuseline.fusion.combiners import COMBINERS
 from fuseline.fusion.fuse import FusedTarget, fuse_target
-from fuseline.models.network import Network, NetworkSpec, Replicated
+from fuseline.models.network import Network, NetworkSpec
 from fuseline.package.ensemble import Ensemble
-from fuseline.package.files import Description, MemberFile, TargetFile, save_ensemble
+from fuseline.package.files import Description, MemberFile, TargetFile, assemble, save_ensemble
 from fuseline.plan import Plan, make_plan
 from fuseline.recipe import Recipe
 from fuseline.store import Store
@@ -38,6 +38,7 @@ TABLE = Schema(numeric=["x", "y"], categorical={"color": ["blue", "red"]}, targe
 PICTURES = Schema(image=(1, 4, 4), image_dtype="uint8", targets=TARGETS)
 INPUTS = 2 * 2 + 4
 """Of a table row as plain numbers."""
+LOOKS = {"gate": ["inputs"], "feature_head": ["features"], "attention_head": ["features"]}
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,7 @@ class Made:
 
     @property
     def ensemble(self) -> Ensemble:
-        numbers = {name: target.number for name, target in self.description.targets.items()}
-        members = [Replicated(replicas) for replicas in self.networks]
-        on_inputs = any(target.on_inputs for target in self.description.targets.values())
-        return Ensemble(self.description.schema_, members, self.combiners, numbers, on_inputs).eval()
+        return assemble(self.description, self.networks, self.combiners)
 
     def save(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +121,7 @@ def ensemble_of() -> Callable[..., Made]:
             schema_=schema,
             members=[MemberFile(name=f"m{i}", network=spec, replicas=count) for i, count in enumerate(counts)],
             targets={
-                t: TargetFile(rule="any", combiner=kind, number=number, on_inputs=kind == "gate") for t, kind in kinds.items()
+                t: TargetFile(rule="any", combiner=kind, number=number, looks=LOOKS.get(kind, [])) for t, kind in kinds.items()
             },
             threads=1,
             batch=16,

@@ -35,7 +35,7 @@ def test_what_is_loaded_answers_as_what_was_saved(
     made = ensemble_of(kinds)
     loaded = load_ensemble(made.save(tmp_path))
     assert [type(combiner) for combiner in loaded.combiners] == [type(combiner) for combiner in made.combiners.values()]
-    assert loaded.on_inputs == ("gate" in kinds.values())
+    assert loaded.looks == {thing for target in made.description.targets.values() for thing in target.looks}
     pd.testing.assert_frame_equal(predict(loaded, raw, 16), predict(made.ensemble, raw, 16), check_exact=True)
 
 
@@ -57,16 +57,20 @@ def test_two_files_and_the_description_opens_as_it_was(ensemble_of: Callable[...
 def test_a_loaded_ensemble_does_not_train(ensemble_of: Callable[..., Any], tmp_path: Path) -> None:
     loaded = load_ensemble(ensemble_of().save(tmp_path))
     assert not any(module.training for module in loaded.modules())
-    assert [len(member.replicas) for member in loaded.members] == [2, 1, 1]
+    assert loaded.members.counts == [2, 1, 1]
 
 
-def test_each_replica_has_its_own_weights(ensemble_of: Callable[..., Any], tmp_path: Path) -> None:
+def test_each_replica_has_its_own_weights(ensemble_of: Callable[..., Any], raw: pd.DataFrame, tmp_path: Path) -> None:
     made = ensemble_of()
     loaded = load_ensemble(made.save(tmp_path))
-    for member, networks in zip(loaded.members, made.networks, strict=True):
-        for replica, network in zip(member.replicas, networks, strict=True):
-            state = network.state_dict()
-            assert all(torch.equal(tensor, state[name]) for name, tensor in replica.state_dict().items())
+    given = {name: torch.from_numpy(array) for name, array in made.description.schema_.encode(raw).items()}
+    (group,) = loaded.members.groups
+    with torch.inference_mode():
+        found, _, _ = group(given)
+        for one, network in zip(found["kind"], (network for replicas in made.networks for network in replicas), strict=True):
+            values, _, _ = network.say(given)
+            torch.testing.assert_close(one, values["kind"])
+    assert len({tuple(one.flatten().tolist()) for one in found["kind"]}) == 4
 
 
 @pytest.mark.parametrize("number", [0, FORMAT + 1])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mlflow.models.utils import _enforce_schema
 from mlflow.types import DataType
 
@@ -161,3 +162,12 @@ def test_classes_are_answered_as_they_stood_in_the_data(
     said = predict(ensemble, raw, 16)["kind"].tolist()
     assert set(said) <= set(labels)
     assert {type(label) for label in said} == {type(labels[0])}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 7, 16, 1000])
+def test_threads_make_no_difference(ensemble: Ensemble, raw: pd.DataFrame, batch: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    found, whole = predict(ensemble, raw, batch, threads), predict(ensemble, raw, 25)
+    assert torch.get_num_threads() == before
+    pd.testing.assert_frame_equal(found, whole, atol=1e-6, rtol=1e-5)

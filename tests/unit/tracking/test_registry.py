@@ -37,7 +37,7 @@ def registers(
     run = common_tracker.start("run", "train", request.node.name)
 
     def go(key: str, may_lead: bool = True, name: str = request.node.name, **tags: str) -> Registered:
-        return register(common_tracker, run, name, tmp_path / key, SCHEMA, pd.DataFrame(), tags, may_lead)
+        return register(common_tracker, run, name, tmp_path / key, SCHEMA, pd.DataFrame, tags, may_lead)
 
     return go
 

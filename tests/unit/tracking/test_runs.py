@@ -65,15 +65,15 @@ def test_a_child_names_its_parent_and_the_origin_is_the_first_that_finished(trac
 def test_points_sent_twice_stand_there_once(tracker: Tracker) -> None:
     run = tracker.start("name", "train", "points")
     points = [("loss", 1.0 / step, 1000 + step, step) for step in range(1, 1501)]  # more than one batch
-    tracker.points(run, points)
-    tracker.points(run, points)
+    tracker.log(run, points=points)
+    tracker.log(run, points=points)
     history = tracker.client.get_metric_history(run, "loss")
     assert [(p.step, p.value, p.timestamp) for p in history] == [(s, v, t) for _, v, t, s in points]
 
 
 def test_what_is_not_finite_is_left_out(tracker: Tracker) -> None:
     run = tracker.start("name", "train", "finite")
-    tracker.metrics(run, {"good": 1.0, "nan": math.nan, "high": math.inf, "low": -math.inf})
+    tracker.log(run, metrics={"good": 1.0, "nan": math.nan, "high": math.inf, "low": -math.inf})
     assert tracker.client.get_run(run).data.metrics == {"good": 1.0}
 
 
@@ -81,7 +81,7 @@ def test_parameters_of_an_earlier_attempt_may_be_sent_again(tracker: Tracker) ->
     run = tracker.start("name", "train", "params")
     tree = {"members": [{"name": "a", "epochs": 3}], "wide": {str(i): i for i in range(150)}, "long": "x" * 9000}
     for _ in range(2):
-        tracker.params(run, tree)
+        tracker.log(run, tree)
     params = tracker.client.get_run(run).data.params
     assert params["members.0.epochs"] == "3"
     assert params["wide.149"] == "149"

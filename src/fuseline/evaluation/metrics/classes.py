@@ -5,17 +5,17 @@ Shapes: N rows, C classes, B resamples; codes (N,), probabilities (N, C). What i
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn import metrics as sk
 
-from fuseline.evaluation.metrics.binning import calibration_error, calibration_errors, most_probable
-from fuseline.evaluation.metrics.common import Codes, Floats, Predicted, macro, ratio
-from fuseline.evaluation.metrics.ranking import area, steps
+from fuseline.evaluation.metrics.binning import error_of_bins, gaps, most_probable
+from fuseline.evaluation.metrics.common import Codes, Counts, Floats, Predicted, macro, ratio
+from fuseline.evaluation.metrics.family import Family
+from fuseline.evaluation.metrics.ranking import AREA, Column
+from fuseline.evaluation.metrics.sums import Measure, Part, Rows, Sums, every_row, mean
 
 CLASSIFICATION = (
     "accuracy",
@@ -31,90 +31,21 @@ CLASSIFICATION = (
 )
 
 
-def classification(target: Codes, predicted: Predicted) -> dict[str, float]:
-    """Every classification metric. A class that the rows lack has no part in macro means.
+def classification(target: Codes, predicted: Predicted, names: Sequence[str] = CLASSIFICATION) -> dict[str, float]:
+    """Classification metrics. A class that the rows lack has no part in macro means.
 
     ``roc_auc`` is the macro mean over classes of one against the rest; ``mcc`` is Matthews' correlation coefficient, for
-    several classes (Gorodkin 2004), and 0 where it has no denominator, as scikit-learn's.
+    several classes (Gorodkin 2004), and 0 where it has no denominator, as scikit-learn's; ``brier`` is Σ_c (p_c − [y = c])²,
+    between 0 and 2 (Brier 1950); ``ece`` see :func:`~fuseline.evaluation.metrics.binning.calibration_error`.
     """
-    p = np.asarray(predicted.values, np.float64)
-    said = p.argmax(1)
-    precision, recall, f1, _ = sk.precision_recall_fscore_support(
-        target, said, labels=np.unique(target), average="macro", zero_division=0
-    )
-    scores = {
-        **without_order(target, p),
-        "precision_macro": float(precision),
-        "recall_macro": float(recall),
-        "f1_macro": float(f1),
-        "mcc": _unwarned(sk.matthews_corrcoef, target, said),
-        "roc_auc": _auc(target, p),
-    }
-    return {name: scores[name] for name in CLASSIFICATION}
+    return CLASSES.point(target, predicted, names)
 
 
-def without_order(target: Codes, p: Floats) -> dict[str, float]:
-    """What is measured of classes whether they have an order or not.
-
-    ``brier`` is Σ_c (p_c − [y = c])², between 0 and 2 (Brier 1950); ``ece`` see :func:`calibration_error`.
-    """
-    classes = p.shape[1]
-    said = p.argmax(1)
-    return {
-        "accuracy": float(sk.accuracy_score(target, said)),
-        "balanced_accuracy": _unwarned(sk.balanced_accuracy_score, target, said),
-        "log_loss": float(sk.log_loss(target, p, labels=np.arange(classes))),
-        "brier": float(((p - np.eye(classes)[target]) ** 2).sum(1).mean()),
-        "ece": calibration_error(target, p),
-    }
-
-
-def resampled_classification(target: Codes, predicted: Predicted, weights: Floats) -> dict[str, Floats]:
-    """Every classification metric of each resample (B,). A class that a resample lacks has no part in its macro means."""
-    p = np.asarray(predicted.values, np.float64)
-    hits, support, named = counted = counts(target, p, weights)
-    present = np.where(support > 0, 1.0, np.nan)
-    shared = resampled_without_order(target, p, weights, counted)
-    scores = {
-        **shared,
-        "precision_macro": macro(ratio(hits, named) * present),
-        "recall_macro": shared["balanced_accuracy"],  # the same by definition
-        "f1_macro": macro(ratio(2 * hits, support + named) * present),
-        "mcc": _matthews(counted),
-        "roc_auc": _resampled_auc(target, p, weights),
-    }
-    return {name: scores[name] for name in CLASSIFICATION}
-
-
-class Counts(NamedTuple):
-    """Of each resample, how often each class is said rightly, is true, and is said (B, C)."""
-
-    hits: Floats
-    support: Floats
-    named: Floats
-
-
-def counts(target: Codes, p: Floats, weights: Floats) -> Counts:
-    """Count each class of each resample."""
-    one_hot = np.eye(p.shape[1])
-    _, right = most_probable(target, p)
-    return Counts(weights @ (one_hot[target] * right[:, None]), weights @ one_hot[target], weights @ one_hot[p.argmax(1)])
-
-
-def resampled_without_order(target: Codes, p: Floats, weights: Floats, counted: Counts) -> dict[str, Floats]:
-    """As :func:`without_order`, of each resample (B,)."""
-    n, classes = p.shape
-    total = weights.sum(1)
-    confidence, right = most_probable(target, p)
-    true = np.clip(p[np.arange(n), target], np.finfo(np.float64).eps, 1)
-    present = np.where(counted.support > 0, 1.0, np.nan)
-    return {
-        "accuracy": weights @ right / total,
-        "balanced_accuracy": macro(ratio(counted.hits, counted.support) * present),
-        "log_loss": weights @ -np.log(true) / total,
-        "brier": weights @ ((p - np.eye(classes)[target]) ** 2).sum(1) / total,
-        "ece": calibration_errors(confidence[:, None], right[:, None], weights),
-    }
+def resampled_classification(
+    target: Codes, predicted: Predicted, weights: Counts, names: Sequence[str] = CLASSIFICATION
+) -> dict[str, Floats]:
+    """Classification metrics of each resample (B,). A class that a resample lacks has no part in its macro means."""
+    return CLASSES.resampled(target, predicted, weights, names)
 
 
 def per_class(target: Codes, probabilities: Floats) -> dict[str, list[float]]:
@@ -131,35 +62,106 @@ def confusion(target: Codes, probabilities: Floats) -> NDArray[np.int64]:
     return np.asarray(sk.confusion_matrix(target, p.argmax(1), labels=np.arange(p.shape[1])))
 
 
-def _unwarned(score: Callable[[Codes, Codes], float], target: Codes, said: Codes) -> float:
-    """A score, without scikit-learn's word on a class that is said but absent, or the only one: both are as they should be."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return float(score(target, said))
+def _right(rows: Rows) -> Part:
+    return Part(most_probable(rows.target, rows.predicted.values)[1])
 
 
-def _matthews(counted: Counts) -> Floats:
+def _loss(rows: Rows) -> Part:
+    true = rows.predicted.values[np.arange(len(rows.target)), rows.target]
+    return Part(-np.log(np.clip(true, np.finfo(np.float64).eps, 1)))
+
+
+def _brier(rows: Rows) -> Part:
+    gap = rows.predicted.values.copy()
+    gap[np.arange(len(gap)), rows.target] -= 1
+    return Part((gap**2).sum(1))
+
+
+def _gaps(rows: Rows) -> Part:
+    return gaps(*most_probable(rows.target, rows.predicted.values))
+
+
+def _hits(rows: Rows) -> Part:
+    return _by_class(rows, rows.target, most_probable(rows.target, rows.predicted.values)[1])
+
+
+def _support(rows: Rows) -> Part:
+    return _by_class(rows, rows.target, np.ones(len(rows.target)))
+
+
+def _named(rows: Rows) -> Part:
+    return _by_class(rows, rows.predicted.values.argmax(1), np.ones(len(rows.target)))
+
+
+def _by_class(rows: Rows, codes: Codes, values: Floats) -> Part:
+    return Part(values, codes, rows.predicted.values.shape[1])
+
+
+def _present(sums: Sums) -> Floats:
+    return np.where(sums["support"] > 0, 1.0, np.nan)
+
+
+def _recall(sums: Sums) -> Floats:
+    return macro(ratio(sums["hits"], sums["support"]) * _present(sums))
+
+
+def _precision(sums: Sums) -> Floats:
+    return macro(ratio(sums["hits"], sums["named"]) * _present(sums))
+
+
+def _f1(sums: Sums) -> Floats:
+    return macro(ratio(2 * sums["hits"], sums["support"] + sums["named"]) * _present(sums))
+
+
+def _matthews(sums: Sums) -> Floats:
     """(c n − Σ_k t_k s_k) / √((n² − Σ t_k²)(n² − Σ s_k²)) with c rows right of n, t_k true and s_k said to be of class k."""
-    n, right = counted.support.sum(1), counted.hits.sum(1)
-    together = right * n - (counted.support * counted.named).sum(1)
-    spread = (n**2 - (counted.support**2).sum(1)) * (n**2 - (counted.named**2).sum(1))
-    return ratio(together, np.sqrt(spread))
+    support, named = sums["support"], sums["named"]
+    n, right = support.sum(0), sums["hits"].sum(0)
+    spread = (n**2 - (support**2).sum(0)) * (n**2 - (named**2).sum(0))
+    return ratio(right * n - (support * named).sum(0), np.sqrt(spread))
 
 
-def _auc(target: Codes, p: Floats) -> float:
-    """NaN where a class is absent from the rows or the only one there."""
-    scores = []
-    for c in _against_the_rest(p):
-        positive = target == c
-        if positive.any() and not positive.all():
-            scores.append(sk.roc_auc_score(positive, p[:, c]))
-    return float(np.mean(scores)) if scores else float("nan")
-
-
-def _resampled_auc(target: Codes, p: Floats, weights: Floats) -> Floats:
-    return macro(np.stack([area(*steps(target == c, p[:, c], weights)) for c in _against_the_rest(p)], axis=1))
-
-
-def _against_the_rest(p: Floats) -> range:
+def _one_against_the_rest(target: Codes, predicted: Predicted) -> Iterator[Column]:
     """Of two classes only the second: the first says the same."""
-    return range(1, 2) if p.shape[1] == 2 else range(p.shape[1])
+    classes = predicted.values.shape[1]
+    every = slice(None)
+    for first in range(0, classes, TOGETHER):
+        scores = np.array(predicted.values[:, first : first + TOGETHER].T, np.float64, order="C")
+        for c, score in enumerate(scores, first):
+            if classes != 2 or c == 1:
+                yield Column(every, target == c, score)
+
+
+TOGETHER = 8
+"""So many columns are read at once: a line of the processor's cache, in float64."""
+
+UNORDERED_PARTS = {
+    "rows": every_row,
+    "right": _right,
+    "loss": _loss,
+    "brier": _brier,
+    "gaps": _gaps,
+    "hits": _hits,
+    "support": _support,
+}
+UNORDERED = {
+    "accuracy": mean("right"),
+    "balanced_accuracy": Measure(("hits", "support"), _recall),
+    "log_loss": mean("loss"),
+    "brier": mean("brier"),
+    "ece": Measure(("rows", "gaps"), lambda sums: error_of_bins(sums["gaps"], sums["rows"][0])),
+}
+"""What is measured of classes whether they have an order or not."""
+
+CLASSES = Family(
+    parts={**UNORDERED_PARTS, "named": _named},
+    measures={
+        **UNORDERED,
+        "precision_macro": Measure(("hits", "support", "named"), _precision),
+        "recall_macro": UNORDERED["balanced_accuracy"],  # the same by definition
+        "f1_macro": Measure(("hits", "support", "named"), _f1),
+        "mcc": Measure(("hits", "support", "named"), _matthews),
+    },
+    rankings={"roc_auc": AREA},
+    columns=_one_against_the_rest,
+)

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 Codes = NDArray[np.integer[Any]]
+Counts = NDArray[np.integer[Any]] | Floats
+"""How often each resample draws each row: whole numbers of any type."""
 
 
 class Predicted(NamedTuple):
@@ -24,21 +26,22 @@ class Predicted(NamedTuple):
     variances: Floats | None = None
     levels: Floats | None = None
 
+    def rows(self, some: slice) -> Predicted:
+        """What is said of some of the rows."""
+        return Predicted(self.values[some], None if self.variances is None else self.variances[some], self.levels)
+
 
 def ratio(part: Floats, whole: Floats) -> Floats:
     """``part / whole``, and 0 where the whole is 0."""
     return np.asarray(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0))
 
 
-def macro(columns: Floats) -> Floats:
-    """The mean over the second axis of what is not NaN; NaN where all are."""
-    known = ~np.isnan(columns)
-    count = known.sum(1)
-    total = np.where(known, columns, 0.0).sum(1)
-    return np.asarray(np.divide(total, count, out=np.full(len(columns), np.nan), where=count > 0))
+def over(part: Floats, whole: Floats) -> Floats:
+    """``part / whole``, and NaN where the whole is 0."""
+    return np.asarray(np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0))
 
 
-def weighted_means(scores: dict[str, Floats], weights: Floats) -> dict[str, Floats]:
-    """The mean of each per-row score (N,) over each resample (B,)."""
-    total = weights.sum(1)
-    return {name: np.asarray(weights @ score / total) for name, score in scores.items()}
+def macro(scores: Floats) -> Floats:
+    """The mean over the first axis of what is not NaN; NaN where all are."""
+    known = ~np.isnan(scores)
+    return over(np.where(known, scores, 0.0).sum(0), known.sum(0).astype(np.float64))

@@ -6,45 +6,32 @@ classes counts (``mae``, ``kappa_quadratic``) the median class is what is said; 
 
 from __future__ import annotations
 
-import numpy as np
-from sklearn import metrics as sk
+from collections.abc import Sequence
 
-from fuseline.evaluation.metrics.classes import counts, resampled_without_order, without_order
-from fuseline.evaluation.metrics.common import Codes, Floats, Predicted, weighted_means
+import numpy as np
+
+from fuseline.evaluation.metrics.classes import UNORDERED, UNORDERED_PARTS
+from fuseline.evaluation.metrics.common import Codes, Counts, Floats, Predicted, over
+from fuseline.evaluation.metrics.family import Family
+from fuseline.evaluation.metrics.sums import Measure, Part, Rows, Sums, mean
 
 ORDINAL = ("accuracy", "mae", "kappa_quadratic", "rps", "balanced_accuracy", "log_loss", "brier", "ece")
 
 
-def ordinal(target: Codes, predicted: Predicted) -> dict[str, float]:
-    """Every ordinal metric.
+def ordinal(target: Codes, predicted: Predicted, names: Sequence[str] = ORDINAL) -> dict[str, float]:
+    """Ordinal metrics.
 
     ``mae`` is the mean number of classes between the median class and the true one; ``kappa_quadratic`` is Cohen's kappa with
     the squared distance as the weight of a disagreement (Cohen 1968), NaN where both always say one and the same class;
-    ``rps`` see :func:`ranked_probability_scores`.
+    ``rps`` see :func:`ranked_probability_scores`; the others are those of
+    :func:`~fuseline.evaluation.metrics.classes.classification`.
     """
-    p = np.asarray(predicted.values, np.float64)
-    said = median_class(p)
-    constant = len(np.unique(np.concatenate([target, said]))) == 1
-    kappa = np.nan if constant else sk.cohen_kappa_score(target, said, weights="quadratic", labels=np.arange(p.shape[1]))
-    scores = {
-        **without_order(target, p),
-        "mae": float(sk.mean_absolute_error(target, said)),
-        "kappa_quadratic": float(kappa),
-        "rps": float(ranked_probability_scores(target, p).mean()),
-    }
-    return {name: scores[name] for name in ORDINAL}
+    return ORDERED.point(target, predicted, names)
 
 
-def resampled_ordinal(target: Codes, predicted: Predicted, weights: Floats) -> dict[str, Floats]:
-    """Every ordinal metric of each resample (B,)."""
-    p = np.asarray(predicted.values, np.float64)
-    said = median_class(p)
-    scores = {
-        **resampled_without_order(target, p, weights, counts(target, p, weights)),
-        **weighted_means({"mae": np.abs(said - target), "rps": ranked_probability_scores(target, p)}, weights),
-        "kappa_quadratic": _resampled_kappa(target, said, weights),
-    }
-    return {name: scores[name] for name in ORDINAL}
+def resampled_ordinal(target: Codes, predicted: Predicted, weights: Counts, names: Sequence[str] = ORDINAL) -> dict[str, Floats]:
+    """Ordinal metrics of each resample (B,)."""
+    return ORDERED.resampled(target, predicted, weights, names)
 
 
 def median_class(probabilities: Floats) -> Codes:
@@ -70,11 +57,34 @@ def ranked_probability_scores(target: Codes, probabilities: Floats) -> Floats:
     return np.asarray(((np.cumsum(probabilities, axis=1) - steps)[:, :-1] ** 2).sum(1) / max(classes - 1, 1))
 
 
-def _resampled_kappa(target: Codes, said: Codes, weights: Floats) -> Floats:
+def _distance(rows: Rows) -> Part:
+    return Part(np.abs(median_class(rows.predicted.values) - rows.target))
+
+
+def _moments(rows: Rows) -> Part:
+    """(y − s)², y² + s², y and s of each row, true and said."""
+    y, s = rows.target.astype(np.float64), median_class(rows.predicted.values).astype(np.float64)
+    return Part(np.stack([(y - s) ** 2, y**2 + s**2, y, s], axis=1))
+
+
+def _kappa(sums: Sums) -> Floats:
     """1 − Σ_ij w_ij O_ij / Σ_ij w_ij E_ij with w_ij = (i − j)², by moments: both sums are times n, hence exact."""
-    y, s = target.astype(np.float64), said.astype(np.float64)
-    n = weights.sum(1)
-    observed = n * (weights @ (y - s) ** 2)
-    expected = n * (weights @ (y**2 + s**2)) - 2 * (weights @ y) * (weights @ s)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(expected > 0, 1 - observed / expected, np.nan)
+    n, (apart, squares, true, said) = sums["rows"][0], sums["moments"]
+    expected = n * squares - 2 * true * said
+    return 1 - over(n * apart, expected)
+
+
+ORDERED = Family(
+    parts={
+        **UNORDERED_PARTS,
+        "distance": _distance,
+        "rps": lambda rows: Part(ranked_probability_scores(rows.target, rows.predicted.values)),
+        "moments": _moments,
+    },
+    measures={
+        **UNORDERED,
+        "mae": mean("distance"),
+        "rps": mean("rps"),
+        "kappa_quadratic": Measure(("rows", "moments"), _kappa),
+    },
+)

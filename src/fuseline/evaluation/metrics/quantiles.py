@@ -6,46 +6,32 @@ between the lowest and the highest level, and its nominal coverage is what lies 
 
 from __future__ import annotations
 
-import numpy as np
-from sklearn import metrics as sk
+from collections.abc import Sequence
 
-from fuseline.evaluation.metrics.common import Floats, Predicted, weighted_means
+import numpy as np
+
+from fuseline.evaluation.metrics.common import Counts, Floats, Predicted
+from fuseline.evaluation.metrics.family import Family
+from fuseline.evaluation.metrics.sums import Measure, Part, Rows, every_row, mean
 
 QUANTILE = ("pinball", "coverage", "coverage_error", "interval_score", "mae")
 
 
-def quantile(target: Floats, predicted: Predicted) -> dict[str, float]:
-    """Every quantile metric.
+def quantile(target: Floats, predicted: Predicted, names: Sequence[str] = QUANTILE) -> dict[str, float]:
+    """Quantile metrics.
 
     ``pinball`` is the mean over levels and rows; ``coverage`` the share of rows inside the interval, ``coverage_error`` its
     distance from the nominal one; ``interval_score`` see :func:`interval_scores`; ``mae`` is of the level nearest to one half.
     With a single level there is no interval, and what is measured of it is NaN.
     """
-    y, q, levels = _columns(target, predicted)
-    pinball = [sk.mean_pinball_loss(y, q[:, i], alpha=level) for i, level in enumerate(levels)]
-    coverage = float(_inside(y, q).mean())
-    return {
-        "pinball": float(np.mean(pinball)),
-        "coverage": coverage,
-        "coverage_error": abs(coverage - float(levels[-1] - levels[0])),
-        "interval_score": float(interval_scores(y, q, levels).mean()),
-        "mae": float(sk.mean_absolute_error(y, q[:, middle(levels)])),
-    }
+    return QUANTILES.point(target, predicted, names)
 
 
-def resampled_quantile(target: Floats, predicted: Predicted, weights: Floats) -> dict[str, Floats]:
-    """Every quantile metric of each resample (B,)."""
-    y, q, levels = _columns(target, predicted)
-    error = y[:, None] - q
-    by_row = {
-        "pinball": np.maximum(levels * error, (levels - 1) * error).mean(1),
-        "coverage": _inside(y, q),
-        "interval_score": interval_scores(y, q, levels),
-        "mae": np.abs(error[:, middle(levels)]),
-    }
-    scores = weighted_means(by_row, weights)
-    scores["coverage_error"] = np.abs(scores["coverage"] - (levels[-1] - levels[0]))
-    return {name: scores[name] for name in QUANTILE}
+def resampled_quantile(
+    target: Floats, predicted: Predicted, weights: Counts, names: Sequence[str] = QUANTILE
+) -> dict[str, Floats]:
+    """Quantile metrics of each resample (B,)."""
+    return QUANTILES.resampled(target, predicted, weights, names)
 
 
 def interval_scores(target: Floats, quantiles: Floats, levels: Floats) -> Floats:
@@ -69,14 +55,54 @@ def middle(levels: Floats) -> int:
     return int(np.abs(np.asarray(levels, np.float64) - 0.5).argmin())
 
 
-def _inside(y: Floats, q: Floats) -> Floats:
-    if q.shape[1] == 1:
-        return np.full(len(y), np.nan)
-    return ((q[:, 0] <= y) & (y <= q[:, -1])).astype(np.float64)
+def _pinball(rows: Rows) -> Part:
+    y, q, levels = _columns(rows)
+    error = y[:, None] - q
+    return Part(np.maximum(levels * error, (levels - 1) * error).mean(1))
 
 
-def _columns(target: Floats, predicted: Predicted) -> tuple[Floats, Floats, Floats]:
-    if predicted.levels is None:
+def _inside(rows: Rows) -> Part:
+    y, q, levels = _columns(rows)
+    if len(levels) == 1:
+        return Part(np.full(len(y), np.nan))
+    return Part((q[:, 0] <= y) & (y <= q[:, -1]))
+
+
+def _excess(rows: Rows) -> Part:
+    """How much more than its nominal share each row is inside."""
+    _, _, levels = _columns(rows)
+    return Part(_inside(rows).values - (levels[-1] - levels[0]))
+
+
+def _interval(rows: Rows) -> Part:
+    return Part(interval_scores(*_columns(rows)))
+
+
+def _distance(rows: Rows) -> Part:
+    y, q, levels = _columns(rows)
+    return Part(np.abs(y - q[:, middle(levels)]))
+
+
+def _columns(rows: Rows) -> tuple[Floats, Floats, Floats]:
+    if rows.predicted.levels is None:
         raise ValueError("quantiles mean nothing without their levels")
-    levels = np.asarray(predicted.levels, np.float64)
-    return np.asarray(target, np.float64), np.asarray(predicted.values, np.float64), levels
+    return rows.target.astype(np.float64), rows.predicted.values, np.asarray(rows.predicted.levels, np.float64)
+
+
+QUANTILES = Family(
+    parts={
+        "rows": every_row,
+        "pinball": _pinball,
+        "inside": _inside,
+        "excess": _excess,
+        "interval": _interval,
+        "distance": _distance,
+    },
+    measures={
+        "pinball": mean("pinball"),
+        "coverage": mean("inside"),
+        "coverage_error": Measure(("rows", "excess"), lambda sums: np.abs(mean("excess").of(sums))),
+        "interval_score": mean("interval"),
+        "mae": mean("distance"),
+    },
+)

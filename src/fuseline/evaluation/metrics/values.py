@@ -5,47 +5,33 @@ Shapes: N rows, B resamples; true values (N,), predicted values (N, 1) and varia
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from scipy.stats import norm
-from sklearn import metrics as sk
 
-from fuseline.evaluation.metrics.common import Floats, Predicted, weighted_means
+from fuseline.evaluation.metrics.common import Counts, Floats, Predicted
+from fuseline.evaluation.metrics.family import Family
+from fuseline.evaluation.metrics.sums import Measure, Part, Rows, Sums, every_row, mean
 
 REGRESSION = ("rmse", "mae", "r2", "nll", "crps", "coverage_90")
 NOMINAL = 0.9
 """The share that the central interval of ``coverage_90`` should cover."""
 
 
-def regression(target: Floats, predicted: Predicted) -> dict[str, float]:
+def regression(target: Floats, predicted: Predicted, names: Sequence[str] = REGRESSION) -> dict[str, float]:
     """Root mean squared error, mean absolute error, R² (NaN if the target does not vary), and what the Gaussian is worth.
 
     See :func:`gaussian_scores` for ``nll``, ``crps`` and ``coverage_90``, which are NaN if no variances are said.
     """
-    y, v = _columns(target, predicted)
-    return {
-        "rmse": float(sk.root_mean_squared_error(y, v)),
-        "mae": float(sk.mean_absolute_error(y, v)),
-        "r2": float(sk.r2_score(y, v)) if len(y) > 1 and np.ptp(y) > 0 else float("nan"),
-        **{name: float(score.mean()) for name, score in gaussian_scores(y, predicted).items()},
-    }
+    return VALUES.point(target, predicted, names)
 
 
-def resampled_regression(target: Floats, predicted: Predicted, weights: Floats) -> dict[str, Floats]:
-    """Every regression metric of each resample (B,)."""
-    y, v = _columns(target, predicted)
-    error = v - y
-    total = weights.sum(1)
-    squared = weights @ error**2 / total
-    mean = weights @ y / total
-    variance = weights @ (y - y.mean()) ** 2 / total - (mean - y.mean()) ** 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        r2 = np.where(variance > 1e-12 * max(float(y.var()), 1e-300), 1 - squared / variance, np.nan)
-    return {
-        "rmse": np.sqrt(squared),
-        "mae": weights @ np.abs(error) / total,
-        "r2": r2,
-        **weighted_means(gaussian_scores(y, predicted), weights),
-    }
+def resampled_regression(
+    target: Floats, predicted: Predicted, weights: Counts, names: Sequence[str] = REGRESSION
+) -> dict[str, Floats]:
+    """Regression metrics of each resample (B,)."""
+    return VALUES.resampled(target, predicted, weights, names)
 
 
 def gaussian_scores(target: Floats, predicted: Predicted) -> dict[str, Floats]:
@@ -75,3 +61,49 @@ def gaussian_scores(target: Floats, predicted: Predicted) -> dict[str, Floats]:
 def _columns(target: Floats, predicted: Predicted) -> tuple[Floats, Floats]:
     y = np.asarray(target, np.float64)
     return y, np.asarray(predicted.values, np.float64).reshape(len(y))
+
+
+def _errors(rows: Rows) -> Floats:
+    y, v = _columns(rows.target, rows.predicted)
+    return v - y
+
+
+def _moments(rows: Rows) -> Part:
+    """The target's distance from its middle, and the square of that."""
+    apart = rows.target - rows.about
+    return Part(np.stack([apart, apart**2], axis=1))
+
+
+def _gaussian(name: str) -> Callable[[Rows], Part]:
+    return lambda rows: Part(gaussian_scores(rows.target, rows.predicted)[name])
+
+
+def _r2(sums: Sums) -> Floats:
+    """NaN where the target varies by less than rounding, measured against the whole target, which the first sums are of."""
+    squared, (first, second) = mean("squared").of(sums), sums["moments"] / sums["rows"]
+    variance = second - first**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(variance > 1e-12 * max(float(variance[0]), 1e-300), 1 - squared / variance, np.nan)
+
+
+def _median(target: Floats) -> float:
+    """One of the values, so that a target that doesn't vary is exactly as far from it as it varies."""
+    return float(np.partition(target, len(target) // 2)[len(target) // 2])
+
+
+VALUES = Family(
+    parts={
+        "rows": every_row,
+        "squared": lambda rows: Part(_errors(rows) ** 2),
+        "absolute": lambda rows: Part(np.abs(_errors(rows))),
+        "moments": _moments,
+        **{name: _gaussian(name) for name in ("nll", "crps", "coverage_90")},
+    },
+    measures={
+        "rmse": Measure(("rows", "squared"), lambda sums: np.sqrt(mean("squared").of(sums))),
+        "mae": mean("absolute"),
+        "r2": Measure(("rows", "squared", "moments"), _r2),
+        **{name: mean(name) for name in ("nll", "crps", "coverage_90")},
+    },
+    middle=_median,
+)
