@@ -21,7 +21,7 @@ demo: venv
 peers: .venv-peers/ready
 
 # The peers' environment looks into ours for what it does not have itself: one torch, NumPy and scikit-learn for both sides.
-.venv-peers/ready: .venv/ready benchmarks/peers.txt
+.venv-peers/ready: benchmarks/peers.txt | .venv/ready
 	$(PYTHON) -m venv .venv-peers
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
 		"$$(.venv-peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth"

@@ -43,12 +43,13 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from fuseline.bank import BankedMember, build_bank
 from fuseline.data.dataset import Dataset
+from fuseline.devices import DeviceQueue, here, resolve
 from fuseline.errors import FuselineError
 from fuseline.evaluation.intervals import Interval, Scores, independent_rows, interval, paired_gain, resamples, score
 from fuseline.evaluation.metrics import Predicted
 from fuseline.evaluation.report import evaluate
 from fuseline.fusion.fuse import fuse_target
-from fuseline.plan import Plan, make_plan
+from fuseline.plan import Plan, make_plan, processes
 from fuseline.recipe import load_recipe
 from fuseline.seeding import EVALUATION, stream
 from fuseline.store import Store, home
@@ -125,15 +126,15 @@ class Line:
 
 
 def train(plan: Plan, store: Store) -> list[BankedMember]:
-    """Train every member in a worker process of its own, as many side by side as the recipe or the machine allows."""
-    side_by_side = plan.recipe.training.processes or max(1, (os.cpu_count() or 1) // plan.recipe.training.threads)
-    workers = Workers(side_by_side)
+    """Train every unit of members in a worker process of its own, as many side by side as the recipe or the machine allows."""
+    devices = here(resolve(plan.recipe.training.device))
+    workers = Workers(DeviceQueue(devices, slots=-(-processes(plan.recipe) // len(devices))))
     futures: dict[str, Future[int]] = {}
 
     def after_its_predecessor(name: str) -> int:
         if name in plan.after:
             futures[plan.after[name]].result()
-        return workers.train(plan.job(name, store), _silent)
+        return workers.train(plan.job(name, store), name, _silent)
 
     with ThreadPoolExecutor(len(plan.members)) as pool:
         for name in plan.members:

@@ -37,12 +37,15 @@ def user_errors() -> Iterator[None]:
 def run(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Train, fuse, judge and register the ensemble that a recipe describes."""
     with user_errors():
-        from fuseline.recipe import load_recipe
+        from flows.server import prefect_server
 
-        parsed = load_recipe(recipe, overrides or [])
-        from flows.running import run_train
+        with prefect_server() as address:  # first of all: it takes longer to start than all that is loaded meanwhile
+            from fuseline.recipe import load_recipe
 
-        summary = run_train(parsed, messages)
+            parsed = load_recipe(recipe, overrides or [])
+            from flows.running import run_train
+
+            summary = run_train(parsed, address, messages)
         if as_json:
             print(json.dumps(summary, allow_nan=False))
             return

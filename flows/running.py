@@ -14,27 +14,24 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from flows.server import prefect_server, wait_until_up
+from flows.server import wait_until_up
 from fuseline.recipe import Recipe
 from fuseline.store import Store
 
 
-def run_train(recipe: Recipe, console: Console) -> dict[str, Any]:
-    """Run the training flow; raises what the flow raised."""
-    with prefect_server() as address:
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-        with without_collector():  # all that takes time goes here: the server starts meanwhile
-            job = _prepare(recipe)
-            from tasks.progress import listening
-        wait_until_up(address)
-        console.print(
-            f"[dim]{recipe.name}: Prefect's page is {address.removesuffix('/api')} while this runs[/dim]", highlight=False
-        )
-        try:
-            with _bars(console) as listener, listening(listener):
-                return job()
-        finally:
-            _drain()
+def run_train(recipe: Recipe, address: str, console: Console) -> dict[str, Any]:
+    """Run the training flow, once Prefect's server at an address is up; raises what the flow raised."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    with without_collector():  # all that takes time goes here: the server starts meanwhile
+        job = _prepare(recipe)
+        from tasks.progress import listening
+    wait_until_up(address)
+    console.print(f"[dim]{recipe.name}: Prefect's page is {address.removesuffix('/api')} while this runs[/dim]", highlight=False)
+    try:
+        with _bars(console) as listener, listening(listener):
+            return job()
+    finally:
+        _drain()
 
 
 def _prepare(recipe: Recipe) -> Callable[[], dict[str, Any]]:
