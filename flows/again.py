@@ -13,7 +13,7 @@ from fuseline.report import summary
 from fuseline.store import home, locked, read_json
 from tasks.lineage import find_member, find_plan, find_stage
 from tasks.package import register_version
-from tasks.tracking import fail_run, finish_run, start_run, track_fusions, track_member, track_scores
+from tasks.tracking import fail_run, finish_run, start_run, track_fusions, track_member, track_plan, track_scores
 
 
 @flow(name="train", flow_run_name="{recipe.name}", persist_result=False)
@@ -30,6 +30,7 @@ def train_again(recipe: Recipe, lineage: Lineage) -> dict[str, Any]:
             with stages("train"):
                 members = [find_member(lineage, member).result() for member in plan.members]
             with stages("track"):
+                track_plan(plan, run)
                 children = {member.name: track_member(plan, run, member) for member in members}
             with stages("bank"):
                 find_stage("bank", lineage.bank)

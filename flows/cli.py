@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +25,22 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value, as members.0.epochs=5.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON, on standard output.")]
+
+
+def main() -> None:
+    """The command. It leaves at once when all is done: taking torch, Prefect and MLflow down object by object takes seconds."""
+    try:
+        app()
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            raise
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.current_thread():
+                thread.join()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code or 0)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tasks.members import stop, train_member
 from tasks.package import package, register_version
 from tasks.plan import plan_run
 from tasks.records import FailedMember, MemberRecord, PlanRecord
-from tasks.tracking import fail_run, finish_run, start_run, track_fusions, track_member, track_scores
+from tasks.tracking import fail_run, finish_run, start_run, track_fusions, track_member, track_plan, track_scores
 
 SUPERVISORS: Any = ThreadPoolTaskRunner(max_workers=64)
 """Threads that each watch over one worker process; how many processes run side by side, the recipe says."""
@@ -37,11 +37,13 @@ def train(recipe: Recipe) -> dict[str, Any]:
             run = start_run(plan)
         try:
             futures = submitted(plan)
+            with stages("track"):  # while the members are being trained
+                track_plan(plan, run)
             results, children = [], {}
             for member, future in futures.items():
                 with stages("train"):
                     results.append(outcome(future, member))
-                with stages("track"):  # while those after it are still being trained
+                with stages("track"):
                     children[member] = track_member(plan, run, results[-1])
             members = all_trained(results)
             with stages("bank"):

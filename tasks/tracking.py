@@ -41,22 +41,28 @@ def _tracker(settings: Settings, experiment: str) -> Tracker:
 
 @task(name="track the run", cache_policy=NO_CACHE, persist_result=False)
 def start_run(record: PlanRecord) -> RunRecord:
-    """Continue this recipe's unfinished run or start a new one, and log its recipe, data, split, partition and environment."""
+    """Continue this recipe's unfinished run or start a new one, and log its recipe and data."""
     plan = Planned.open(record.folder)
     tracker, recipe = tracker_of(plan), plan.recipe
     tags = {RECIPE: recipe.name, "mlflow.note.content": recipe.description}
     run_id = tracker.start(recipe.name, "train", plan.key, tags=tags)
     tracker.log(run_id, params=recipe.model_dump(mode="json"))
     tracker.dataset(run_id, recipe.name, plan.fingerprint, plan.origin, plan.schema)
+    return RunRecord(run_id, recipe.name)
+
+
+@task(name="track the plan", cache_policy=NO_CACHE, persist_result=False)
+def track_plan(record: PlanRecord, run: RunRecord) -> None:
+    """The run's recipe, split, partition with its pictures, training units and environment, as files."""
+    plan = Planned.open(record.folder)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+        (folder / "recipe.yaml").write_text(dump_recipe(plan.recipe), encoding="utf-8")
         (folder / "environment.txt").write_text(environment(), encoding="utf-8")
         kept = [record.folder / name for name in ("statistics.json", "split.parquet", "partition.parquet")]
         for file in [*kept, *_partition_pictures(record).glob("*.png")]:
             (folder / file.name).write_bytes(file.read_bytes())
-        tracker.files(run_id, folder, "plan")
-    return RunRecord(run_id, recipe.name)
+        tracker_of(plan).files(run.run_id, folder, "plan")
 
 
 @task(name="track a member", task_run_name="track {member.name}", cache_policy=NO_CACHE, persist_result=False)

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fuseline.component import Component, Part
+from fuseline.component import Component, Part, complete
 from fuseline.data.sources import SOURCES, origin_key
 from fuseline.family import installed
 from fuseline.recipe import Recipe
@@ -89,7 +89,7 @@ def _question(recipe: Recipe) -> str | None:
         return None
     return content_key(
         recipe=tree,
-        origin=origin_key(recipe.data.source),
+        origin=origin_key(complete(recipe.data.source, SOURCES, "data.source")),
         files={word: sha256_of(Path(word)) for word in sorted(words) if os.path.isabs(word) and os.path.isfile(word)},
         devices=sorted(path.name for pattern in DEVICES for path in Path("/dev").glob(pattern)),
         visible={name: value for name, value in os.environ.items() if name.endswith("_VISIBLE_DEVICES")},

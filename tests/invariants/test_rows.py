@@ -96,7 +96,8 @@ def test_fusions_learn_from_held_out_and_out_of_fold_rows_alone(wine_made: Any) 
     rows = plan.split.rows(*roles)
     assert (pool.target.numpy() == plan.dataset.targets["wine"][rows]).all()
     assert (pool.held_out == np.isin(rows, plan.split.rows("fusion"))).all()
-    assert bool(pool.outputs.values.isfinite().all())
-    np.testing.assert_array_equal(pool.outputs.values.numpy(), wine_made.bank.values("wine")[:, rows].astype(float))
+    said = pool.said.outputs(np.arange(len(rows))).values
+    assert bool(said.isfinite().all())
+    np.testing.assert_array_equal(said.numpy(), wine_made.bank.values("wine")[:, rows].astype(float))
     assert wine_made.fused["wine"].comparison["learnt_from"] == len(rows)
     assert wine_made.fused["wine"].comparison["rows"] == len(plan.split.rows("fusion"))  # 'features' is among the rules

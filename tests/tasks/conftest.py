@@ -24,7 +24,7 @@ from tasks.members import train_member
 from tasks.package import package
 from tasks.plan import plan_run
 from tasks.records import MemberRecord, PlanRecord, RunRecord, StageRecord
-from tasks.tracking import start_run
+from tasks.tracking import start_run, track_plan
 
 SHAPE = {"architecture": {"mlp": {"hidden": [4]}}, "epochs": 2, "batch_size": 16}
 TREE: dict[str, Any] = {
@@ -94,6 +94,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Gone:
         fused = [fuse.fn(plan, bank, target) for target in plan.targets]
         report = judge.fn(plan, bank, fused)
         run = start_run.fn(plan)
+        track_plan.fn(plan, run)
         return Gone(home, plan, workers, members, bank, fused, report, package.fn(plan, bank, fused), run)
 
 

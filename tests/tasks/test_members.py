@@ -110,6 +110,7 @@ def test_the_flow_lets_a_member_wait_for_the_one_that_it_follows(monkeypatch: py
     monkeypatch.setenv("FUSELINE_HOME", str(tmp_path))
     monkeypatch.setattr(train_flow, "plan_run", lambda recipe: record)
     monkeypatch.setattr(train_flow, "start_run", lambda plan: RunRecord("run", "r"))
+    monkeypatch.setattr(train_flow, "track_plan", lambda plan, run: None)
     monkeypatch.setattr(train_flow, "train_member", SimpleNamespace(submit=submit))
     monkeypatch.setattr(train_flow, "track_member", lambda plan, run, member: "child")
     monkeypatch.setattr(train_flow, "fail_run", lambda *given: ended.append(given))
