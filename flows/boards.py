@@ -6,13 +6,15 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from fuseline.catalogue import Entry
 from fuseline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from fuseline.catalogue import Entry  # loads torch, which the board of a run in which everything is reused does without
 
 HEADLINE = ("accuracy", "subset_accuracy", "log_loss", "rmse", "pinball", "coverage", "mae")
 """The metrics that fit on a screen, the first two that there are; ``--json`` and MLflow have all of them."""
@@ -43,6 +45,23 @@ def show_summary(summary: dict[str, Any], console: Console) -> None:
     console.print(f"see it in MLflow: [bold]{_command()} ui[/bold]", highlight=False)
 
 
+def show_units(units: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Which members are trained together, at what pace, and why."""
+    alike: dict[str, list[str]] = {}
+    for unit in units:
+        alike.setdefault(unit["why"], []).append(" + ".join(shortened(unit["members"])))
+    for why, crews in alike.items():
+        console.print(f"[dim]trains {', '.join(shortened(crews))} {why}[/dim]", highlight=False, soft_wrap=True)
+
+
+def shortened(names: Sequence[str], most: int = 4) -> list[str]:
+    """
+    >>> shortened(["a", "b", "c"]), shortened(["a-1", "a-2", "a-3", "a-4", "a-5"], 4)
+    (['a', 'b', 'c'], ['a-1', 'a-2', '…', 'a-5'])
+    """
+    return [*names] if len(names) <= most else [*names[: most - 2], "…", names[-1]]
+
+
 def show_plan(recipe: Recipe, statistics: dict[str, Any], console: Console) -> None:
     """Rows per role and member, balance, overlap, parameters and rough cost."""
     roles = Table(title=f"{recipe.name}: {statistics['rows']} rows, {statistics['excluded']} left out", title_justify="left")
@@ -68,6 +87,7 @@ def show_plan(recipe: Recipe, statistics: dict[str, Any], console: Console) -> N
         for name, row in zip(names, statistics["overlap"], strict=True):
             overlap.add_row(name, *(f"{value:.2f}" for value in row))
         console.print(overlap)
+    show_units(statistics["training_units"], console)
 
 
 def show_components(families: Mapping[str, Sequence[Entry]], console: Console) -> None:

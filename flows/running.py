@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from flows.boards import show_units
 from flows.server import wait_until_up
 from fuseline.recipe import Recipe
 from fuseline.store import Store
@@ -23,7 +24,7 @@ def run_train(recipe: Recipe, address: str, console: Console) -> dict[str, Any]:
     """Run the training flow, once Prefect's server at an address is up; raises what the flow raised."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with without_collector():  # all that takes time goes here: the server starts meanwhile
-        job = _prepare(recipe)
+        job = _prepare(recipe, console)
         from tasks.progress import listening
     wait_until_up(address)
     console.print(f"[dim]{recipe.name}: Prefect's page is {address.removesuffix('/api')} while this runs[/dim]", highlight=False)
@@ -34,7 +35,7 @@ def run_train(recipe: Recipe, address: str, console: Console) -> dict[str, Any]:
         _drain()
 
 
-def _prepare(recipe: Recipe) -> Callable[[], dict[str, Any]]:
+def _prepare(recipe: Recipe, console: Console) -> Callable[[], dict[str, Any]]:
     """Load what the run needs: with everything that it would make at hand, far less."""
     from fuseline.lineage import recall
 
@@ -42,7 +43,8 @@ def _prepare(recipe: Recipe) -> Callable[[], dict[str, Any]]:
     if lineage is None:
         from fuseline.plan import make_plan
 
-        make_plan(recipe, Store())
+        plan, _ = make_plan(recipe, Store())
+        show_units([unit.model_dump() for unit in plan.training_units], console)
         _warm_workers()
         from flows.train import train
 

@@ -72,7 +72,7 @@ def track_member(record: PlanRecord, run: RunRecord, member: MemberRecord | Fail
     tracker, replicas = tracker_of(plan), plan.members[member.name]
     key = content_key(replicas=[replica.key for replica in replicas])
     origin = tracker.origin("member", key) if member.status == "reused" else None
-    tags = {"fuseline.status": member.status}
+    tags = {"fuseline.status": member.status, "fuseline.pace": plan.why[member.name]}
     run_id = tracker.start(member.name, "member", key, run.run_id, tags)
     params = {**replicas[0].spec, "replicas": len(replicas), "seed": replicas[0].seed}
     if isinstance(member, FailedMember):

@@ -33,6 +33,8 @@ class Planned:
     schema: Schema
     members: dict[str, list[PlannedReplica]]
     after: dict[str, str]
+    why: dict[str, str]
+    """How each member is computed, and why."""
 
     @classmethod
     def open(cls, folder: Path) -> Planned:
@@ -51,4 +53,5 @@ class Planned:
                 for name, replicas in meta["members"].items()
             },
             meta["after"],
+            {name: unit["why"] for unit in meta["training_units"] for name in unit["members"]},
         )

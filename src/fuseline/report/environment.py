@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib.metadata import distributions
+from pathlib import Path
 
 
 def environment() -> str:
@@ -14,8 +14,13 @@ def environment() -> str:
         f"# python {platform.python_version()} on {platform.system()} {platform.machine()}",
         f"# cores {os.cpu_count()}, {_devices()}",
     ]
-    names = {f"{d.metadata['Name']}=={d.version}" for d in distributions()}
-    return "\n".join([*head, *sorted(names, key=str.lower)]) + "\n"
+    return "\n".join([*head, *sorted(_installed(), key=str.lower)]) + "\n"
+
+
+def _installed() -> set[str]:
+    """Every distribution by its folder, ``NAME-VERSION.dist-info``: to read the metadata of each takes half a second."""
+    folders = [folder for place in sys.path for folder in Path(place or ".").glob("*.dist-info")]
+    return {folder.stem.replace("-", "==") for folder in folders}
 
 
 def _devices() -> str:
