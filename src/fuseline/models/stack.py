@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -130,10 +131,11 @@ class Stack(nn.Module):
             raise ValueError("these networks have layers that can't be stacked")
         for module in self.network.modules() if self.direct else ():
             module.__class__ = STACKED.get(type(module), type(module))  # its settings are as they were
+        _in_place(self.network)
         del self.network.preprocessing
         states = [network.state_dict() for network in networks]
         for name, tensor in [*self.network.named_parameters(), *self.network.named_buffers()]:
-            tensor.data = torch.stack([state[name] for state in states])
+            tensor.data = some(torch.stack([state[name] for state in states]))
         self.draw_from(generators)
 
     def draw_from(self, generators: Sequence[torch.Generator]) -> None:
@@ -165,6 +167,23 @@ class Stack(nn.Module):
     def state(self) -> dict[str, Tensor]:
         """All tensors (K, …), by the networks' own names."""
         return {name: tensor.detach() for name, tensor in self.network.state_dict().items()}
+
+
+def _in_place(network: nn.Module) -> None:
+    """Let a ReLU overwrite what the linear layer before it gives, which nothing else looks at."""
+    for module in network.modules():
+        layers = list(module) if isinstance(module, nn.Sequential) else []
+        for before, after in pairwise(layers):
+            if isinstance(before, Linear) and isinstance(after, nn.ReLU):
+                after.inplace = True
+
+
+def some(stacked: Tensor, index: Tensor | slice = slice(None)) -> Tensor:
+    """Some networks' part (k, …) of a stacked tensor. Matrices lie in memory column by column, as products with them read and
+    their gradients come; what an optimizer remembers of them must lie so too."""
+    if stacked.ndim != 3:
+        return stacked[index].contiguous()
+    return stacked.transpose(1, 2)[index].contiguous().transpose(1, 2)
 
 
 class _Through(nn.Module):

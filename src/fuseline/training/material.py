@@ -149,20 +149,15 @@ def goals(
     return found
 
 
-def epoch_order(counts: Sequence[int], parts: int, generators: Sequence[torch.Generator]) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Each network's own random order (K, ·) of its rows, and where its ``parts`` batches begin and end. Where one has fewer
-    rows than another its batches are filled up with the row after the last, which weighs nothing.
-
-    Raises:
-        ValueError: the networks have different numbers of batches.
-    """
+def epoch_order(counts: Sequence[int], parts: int, generators: Sequence[torch.Generator]) -> tuple[Tensor, list[int]]:
+    """Each network's own random order (K, ·) of its rows, and how long its ``parts`` batches are. Where one has fewer rows than
+    another its batches are filled up with the row after the last, which weighs nothing."""
     orders = [torch.randperm(n, generator=generator) for n, generator in zip(counts, generators, strict=True)]
     if len(set(counts)) == 1:
-        ends = np.cumsum([len(part) for part in torch.empty(counts[0]).tensor_split(parts)]).tolist()
-        return torch.stack(orders), list(zip([0, *ends[:-1]], ends, strict=True))
+        return torch.stack(orders), [counts[0] // parts + (i < counts[0] % parts) for i in range(parts)]
     longest = -(-max(counts) // parts)
     filled = [torch.cat([_filled(part, longest, max(counts)) for part in order.tensor_split(parts)]) for order in orders]
-    return torch.stack(filled), [(i * longest, (i + 1) * longest) for i in range(parts)]
+    return torch.stack(filled), [longest] * parts
 
 
 def _filled(x: Tensor, size: int, value: float | None = None) -> Tensor:

@@ -39,6 +39,11 @@ class Goal(NamedTuple):
     def rows(self, index: tuple[Tensor | slice, ...] | Tensor) -> Goal:
         return Goal(*(None if part is None else part[index] for part in self))  # type: ignore[arg-type]
 
+    def split(self, sizes: list[int]) -> list[Goal]:
+        """Consecutive rows (K, b) of several networks'."""
+        parts = [None if part is None else part.split(sizes, 1) for part in self]  # type: ignore[no-untyped-call]
+        return [Goal(*(None if part is None else part[i] for part in parts)) for i in range(len(sizes))]  # type: ignore[arg-type]
+
     def partners(self, partner: Tensor) -> Goal:
         """Those of the rows (…, B) that each row is mixed with."""
         wide = partner[..., None] if self.value.ndim > partner.ndim else partner

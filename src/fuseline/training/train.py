@@ -324,17 +324,17 @@ class Trainer:
         module.train()
         rest_frozen(module)
         counts = torch.tensor(self.rows.counts)
-        order, bounds = epoch_order(self.rows.counts, self.parts, [learner.generator for learner in self.learning])
+        order, lengths = epoch_order(self.rows.counts, self.parts, [learner.generator for learner in self.learning])
         places, goals_ = self.rows.at(order)
         places = places if self.inputs.ready is None else send(places, self.device)
         networks = [learner.trained.network for learner in self.learning]
-        batches_ = self.inputs.batches((places[:, a:b] for a, b in bounds), networks, self._change if self.spec.augment else None)
+        batches_ = self.inputs.batches(torch.split(places, lengths, 1), networks, self._change if self.spec.augment else None)
+        parts = {name: its.split(lengths) for name, its in goals_.items()}
+        sizes = [counts // self.parts + (i < counts % self.parts) for i in range(self.parts)]
+        shares = (torch.stack(sizes) / counts).to(self.device).unbind()  # of the rows, in each batch
         total = torch.zeros(len(self.learning), device=self.device)
-        shares = [
-            (counts // self.parts + (i < counts % self.parts)) / counts for i in range(self.parts)
-        ]  # of a batch in all rows
-        for (a, b), share, (ready, mixings) in zip(bounds, torch.stack(shares).to(self.device), batches_, strict=True):
-            part = {name: its.rows((slice(None), slice(a, b))) for name, its in goals_.items()}
+        for i, (ready, mixings) in enumerate(batches_):
+            part = {name: its[i] for name, its in parts.items()}
             losses = self.objective(self.program.branches(ready), part, mixed_together(mixings))
             self.optimizer.zero_grad(set_to_none=True)
             losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -342,7 +342,7 @@ class Trainer:
             self.schedule.step()
             if self.average is not None:
                 self.average.after_step(module)
-            total += losses.detach() * share
+            total += losses.detach() * shares[i]
         return total.tolist()
 
     def _change(self, k: int, batch: Batch) -> Mixed | None:
