@@ -25,11 +25,10 @@ Features = tuple[Tensor, dict[str, Tensor]]
 
 
 class Linear(nn.Linear):
-    """Weights (K, out, in)."""
+    """Weights (K, in, out): the products of a step and their gradients then read and write them as they lie."""
 
     def forward(self, x: Tensor) -> Tensor:
-        across = self.weight.transpose(1, 2)
-        return torch.bmm(x, across) if self.bias is None else torch.baddbmm(self.bias[:, None], x, across)
+        return torch.bmm(x, self.weight) if self.bias is None else torch.baddbmm(self.bias[:, None], x, self.weight)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -133,9 +132,11 @@ class Stack(nn.Module):
             module.__class__ = STACKED.get(type(module), type(module))  # its settings are as they were
         _in_place(self.network)
         del self.network.preprocessing
+        self.turned = {f"{name}.weight" for name, module in self.network.named_modules() if isinstance(module, Linear)}
         states = [network.state_dict() for network in networks]
         for name, tensor in [*self.network.named_parameters(), *self.network.named_buffers()]:
-            tensor.data = some(torch.stack([state[name] for state in states]))
+            stacked = torch.stack([state[name] for state in states])
+            tensor.data = stacked.transpose(1, 2).contiguous() if name in self.turned else stacked
         self.draw_from(generators)
 
     def draw_from(self, generators: Sequence[torch.Generator]) -> None:
@@ -165,8 +166,9 @@ class Stack(nn.Module):
         return together
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors (K, …), by the networks' own names."""
-        return {name: tensor.detach() for name, tensor in self.network.state_dict().items()}
+        """All tensors (K, …) as the networks have them, by their own names."""
+        tensors = {name: tensor.detach() for name, tensor in self.network.state_dict().items()}
+        return {name: tensor.transpose(1, 2) if name in self.turned else tensor for name, tensor in tensors.items()}
 
 
 def _in_place(network: nn.Module) -> None:
@@ -176,14 +178,6 @@ def _in_place(network: nn.Module) -> None:
         for before, after in pairwise(layers):
             if isinstance(before, Linear) and isinstance(after, nn.ReLU):
                 after.inplace = True
-
-
-def some(stacked: Tensor, index: Tensor | slice = slice(None)) -> Tensor:
-    """Some networks' part (k, …) of a stacked tensor. Matrices lie in memory column by column, as products with them read and
-    their gradients come; what an optimizer remembers of them must lie so too."""
-    if stacked.ndim != 3:
-        return stacked[index].contiguous()
-    return stacked.transpose(1, 2)[index].contiguous().transpose(1, 2)
 
 
 class _Through(nn.Module):

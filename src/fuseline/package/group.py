@@ -124,7 +124,7 @@ class Group(nn.Module):
         first = next(iter(slim[0].backbone.layers), None) if type(slim[0].backbone) is MLP else None
         if self.stack is not None and type(first) is nn.Linear and self.preparation.columns:
             layers = self.stack.network.backbone.layers
-            if self.preparation.fold_into(layers[0].weight.data, layers[0].bias.data):
+            if self.preparation.fold_into(layers[0].weight.data.transpose(1, 2), layers[0].bias.data):
                 layers[0] = First(layers[0], self.preparation.columns)
         widest = max((m.out_features for m in slim[0].modules() if isinstance(m, nn.Linear)), default=1)
         self.width = widest * (len(slim) if self.stack else 1)
@@ -154,8 +154,8 @@ class First(nn.Module):
 
     def __init__(self, layer: Linear, columns: int) -> None:
         super().__init__()
-        across = layer.weight.data.transpose(1, 2)
-        self.whole = nn.Buffer(across.contiguous(), persistent=False)
+        across = layer.weight.data
+        self.whole = nn.Buffer(across, persistent=False)
         self.unflagged = nn.Buffer(torch.cat([across[:, :columns], across[:, 2 * columns :]], 1), persistent=False)
         self.bias = nn.Buffer(layer.bias.data[:, None], persistent=False)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn, optim
 from fuseline.devices import autocast
 from fuseline.models.network import Branch, Network
 from fuseline.models.preprocessing import Batch
-from fuseline.models.stack import Stack, some
+from fuseline.models.stack import Stack
 from fuseline.training.pace import Pace
 
 
@@ -70,11 +70,11 @@ class Together:
         for parameter in self.module.parameters():
             for name, known in optimizer.state.get(parameter, {}).items():
                 if isinstance(known, Tensor) and known.shape[:1] == (members,):
-                    optimizer.state[parameter][name] = some(known, index)
-            parameter.data = some(parameter.data, index)
+                    optimizer.state[parameter][name] = known[index]
+            parameter.data = parameter.data[index]
             parameter.grad = None
         for buffer in self.module.buffers():
-            buffer.data = some(buffer.data, index)
+            buffer.data = buffer.data[index]
         self.generators = [self.generators[i] for i in index.tolist()]
         self.stack.draw_from(self.generators)
 

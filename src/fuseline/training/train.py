@@ -333,10 +333,12 @@ class Trainer:
         sizes = [counts // self.parts + (i < counts % self.parts) for i in range(self.parts)]
         shares = (torch.stack(sizes) / counts).to(self.device).unbind()  # of the rows, in each batch
         total = torch.zeros(len(self.learning), device=self.device)
+        learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for i, (ready, mixings) in enumerate(batches_):
             part = {name: its[i] for name, its in parts.items()}
             losses = self.objective(self.program.branches(ready), part, mixed_together(mixings))
-            self.optimizer.zero_grad(set_to_none=True)
+            for parameter in learning:  # as zero_grad does, which takes 0.2 ms to say so to torch's compiler and profiler
+                parameter.grad = None
             losses.sum().backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             self.schedule.step()
