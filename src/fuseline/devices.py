@@ -194,7 +194,7 @@ def free_bytes(device: Device) -> int:
     if torch.device(device).type == "cuda":
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + idle
-    return psutil.virtual_memory().available
+    return int(psutil.virtual_memory().available)
 
 
 def has_bf16(device: Device) -> bool:
