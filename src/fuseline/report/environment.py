@@ -19,8 +19,8 @@ def environment() -> str:
 
 def _installed() -> set[str]:
     """Every distribution by its folder, ``NAME-VERSION.dist-info``: to read the metadata of each takes half a second."""
-    folders = [folder for place in sys.path for folder in Path(place or ".").glob("*.dist-info")]
-    return {folder.stem.replace("-", "==") for folder in folders}
+    stems = [folder.stem for place in sys.path for folder in Path(place or ".").glob("*.dist-info")]
+    return {f"{name.replace('_', '-')}=={version}" for name, _, version in (stem.partition("-") for stem in stems)}
 
 
 def _devices() -> str:
