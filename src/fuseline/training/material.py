@@ -28,8 +28,8 @@ they are needed."""
 PREPARED = 1 << 28
 """Inputs that take up to so many bytes once preprocessed are preprocessed once, if no augmentation comes before that."""
 
-Change = Callable[[Batch, torch.Generator], Mixed | None]
-"""Augments the pictures of a batch in place, by a network's own generator."""
+Change = Callable[[int, Batch], Mixed | None]
+"""Augments in place what network k sees of a batch, and says how that mixed it."""
 
 
 class Inputs:
@@ -74,7 +74,7 @@ class Inputs:
             self.ready = [network.preprocessing(whole) for network in (networks[:1] if alike else networks)]
 
     def batches(
-        self, places: Iterable[Tensor], networks: Sequence[Network], change: Callable[[int, Batch], Mixed | None] | None = None
+        self, places: Iterable[Tensor], networks: Sequence[Network], change: Change | None = None
     ) -> Iterator[tuple[Batch, list[Mixed | None]]]:
         """Preprocessed inputs (K, B, …) at places (K, B), after ``change`` of what network k sees, and how that mixed them."""
         if self.ready is not None and change is None:

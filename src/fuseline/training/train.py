@@ -147,7 +147,7 @@ def train_together(
     Each becomes what :func:`train` would make of it, to rounding; one that fails leaves the others be.
 
     Args:
-        shares: for which :func:`stackable` gives one answer.
+        shares: for which what :func:`stacking` gives has one answer.
         report: is told of each network's epochs, by the network's position.
 
     Raises:

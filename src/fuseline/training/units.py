@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -125,15 +126,18 @@ def _timed(job: ReplicaJob, dataset: Dataset, store: Store) -> Decision:
     spec = job.spec
     share = Share(job.share.train[: BATCHES * spec.batch_size], own=job.share.own, view=job.share.view)
     with limited_to(spec.threads), seeded(0, spec.device):
-        apart, together = (Trainer(dataset, spec, [share] * count, range(count)) for count in (1, TRIED))
+
+        @cache  # made when they are first asked for: what was decided before is not tried again
+        def trainer(networks: int) -> Trainer:
+            return Trainer(dataset, spec, [share] * networks, range(networks))
 
         def one_by_one() -> None:
             for _ in range(TRIED):
-                apart.epoch()
+                trainer(1).epoch()
             synchronise(spec.device)
 
         def stacked() -> None:
-            together.epoch()
+            trainer(TRIED).epoch()
             synchronise(spec.device)
 
         return decided(
