@@ -25,7 +25,7 @@ Gamma = Annotated[float, Field(ge=0, le=10)]
 
 def cross_entropy(said: Tensor, target: Tensor, task: TargetSchema, *, smoothing: Share = 0.0) -> Tensor:
     """−ln p of the true class, with label smoothing (Szegedy et al. 2016, section 7): (1 − ε)(−ln p_y) − ε mean_c ln p_c."""
-    each = -_true(said, target)
+    each = F.nll_loss(said, target, ignore_index=-1, reduction="none")
     return (1 - smoothing) * each - smoothing * said.mean(1) if smoothing else each
 
 

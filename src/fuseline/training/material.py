@@ -37,10 +37,13 @@ class Inputs:
 
     def __init__(self, dataset: Dataset, rows: Sequence[Rows], device: torch.device) -> None:
         self.arrays = dataset.inputs
-        used = np.unique(np.concatenate(rows))
+        is_used = np.zeros(len(next(iter(dataset.inputs.values()))), bool)
+        is_used[np.concatenate(rows)] = True
+        used = np.flatnonzero(is_used)
         size = sum(array[:1].nbytes for array in dataset.inputs.values()) * len(used)
         resident = RESIDENT if device.type == "cpu" else free_bytes(device) // 4
         self.used = used if size <= resident else None
+        self.stands: NDArray[np.int64] = np.cumsum(is_used) - 1
         some = dataset.inputs if self.used is None else {name: array[used] for name, array in dataset.inputs.items()}
         self.feed: Feed = feed(some, device, resident)
         self.ready: list[Batch] | None = None
@@ -59,7 +62,7 @@ class Inputs:
 
     def places(self, rows: Rows) -> Tensor:
         """Where some rows of the data stand here."""
-        return torch.from_numpy(rows if self.used is None else np.searchsorted(self.used, rows))
+        return torch.from_numpy(rows if self.used is None else self.stands[rows])
 
     @torch.no_grad()
     def prepare(self, networks: Sequence[Network]) -> None:

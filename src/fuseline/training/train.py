@@ -35,7 +35,7 @@ from fuseline.training.objective import Goal, Objective
 from fuseline.training.optimizers import OPTIMIZERS, outer_apart
 from fuseline.training.pace import Pace
 from fuseline.training.program import Alone, Program, Together
-from fuseline.training.schedules import SCHEDULES, scheduler
+from fuseline.training.schedules import SCHEDULES, Schedule
 from fuseline.training.trained import TrainedFile, load_trained
 
 EVALUATION_BATCH = 2048
@@ -221,7 +221,7 @@ class Trainer:
         )
         self.parts = batches_of(len(shares[0].train), spec.batch_size)
         factor, settings = SCHEDULES[spec.schedule.name], spec.schedule.settings
-        self.schedule = scheduler(self.optimizer, factor, spec.epochs * self.parts, **settings)
+        self.schedule = Schedule(self.optimizer, factor, spec.epochs * self.parts, **settings)
 
     def _network(self, share: Share, generator: torch.Generator, start: Start, others: Sequence[_Learner]) -> Network:
         """A network as it begins; what it takes from its rows is taken over from another one of the same rows."""
@@ -330,8 +330,8 @@ class Trainer:
         networks = [learner.trained.network for learner in self.learning]
         batches_ = self.inputs.batches(torch.split(places, lengths, 1), networks, self._change if self.spec.augment else None)
         parts = {name: its.split(lengths) for name, its in goals_.items()}
-        sizes = [counts // self.parts + (i < counts % self.parts) for i in range(self.parts)]
-        shares = (torch.stack(sizes) / counts).to(self.device).unbind()  # of the rows, in each batch
+        sizes = counts // self.parts + (torch.arange(self.parts)[:, None] < counts % self.parts)
+        shares = (sizes / counts).to(self.device).unbind()  # of the rows, in each batch
         total = torch.zeros(len(self.learning), device=self.device)
         learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for i, (ready, mixings) in enumerate(batches_):

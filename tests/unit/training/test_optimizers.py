@@ -13,7 +13,7 @@ from torch import Tensor, nn, optim
 from fuseline.component import Component, complete
 from fuseline.errors import RecipeError
 from fuseline.training.optimizers import OPTIMIZERS, adam, adamw, muon, outer_apart, sgd
-from fuseline.training.schedules import cosine, scheduler
+from fuseline.training.schedules import Schedule, cosine
 
 
 class Net(nn.Module):
@@ -156,7 +156,7 @@ def test_groups_that_stand_apart_change_no_other_optimizer(name: str) -> None:
 def test_a_schedule_reaches_both_parts_of_muon() -> None:
     network = Net()
     optimizer = muon(network.parameters(), lr=0.1)
-    schedule = scheduler(optimizer, cosine, 4)
+    schedule = Schedule(optimizer, cosine, 4)
     learn(network, optimizer, 1)
     for _ in range(4):
         schedule.step()
@@ -169,14 +169,14 @@ def test_a_schedule_reaches_both_parts_of_muon() -> None:
 def test_muon_goes_on_from_its_state_as_if_it_had_not_stopped() -> None:
     network = Net()
     optimizer = muon(network.parameters())
-    schedule = scheduler(optimizer, cosine, 20)
+    schedule = Schedule(optimizer, cosine, 20)
     learn(network, optimizer, 4)
     schedule.step()
     other = copy.deepcopy(network)
-    again = muon(other.parameters(), lr=1.0)
-    rest = scheduler(again, cosine, 20)
+    again = muon(other.parameters())
+    rest = Schedule(again, cosine, 20)
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    rest.load_state_dict(schedule.state_dict())
+    rest.go_to(schedule.done)
     for one, its, plan in ((network, optimizer, schedule), (other, again, rest)):
         for _ in range(3):
             learn(one, its, 2)

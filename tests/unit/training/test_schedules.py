@@ -17,7 +17,7 @@ from torch.optim import lr_scheduler
 
 from fuseline.component import Component, complete
 from fuseline.errors import RecipeError
-from fuseline.training.schedules import SCHEDULES, constant, cosine, cyclic, one_cycle, scheduler, steps_down
+from fuseline.training.schedules import SCHEDULES, Schedule, constant, cosine, cyclic, one_cycle, steps_down
 
 STEPS = st.integers(1, 500)
 WARM = ["constant", "cosine", "step"]
@@ -26,7 +26,7 @@ WARM = ["constant", "cosine", "step"]
 def rates(name: str, steps: int, **settings: Any) -> list[float]:
     """The rates of all steps, as a recipe's schedule gives them to an optimizer of rate 1."""
     filled = complete(Component(name=name, settings=settings), SCHEDULES, "schedule").settings
-    return followed(lambda optimizer: scheduler(optimizer, SCHEDULES[name], steps, **filled), steps)
+    return followed(lambda optimizer: Schedule(optimizer, SCHEDULES[name], steps, **filled), steps)
 
 
 def followed(make: Callable[[optim.Optimizer], Any], steps: int) -> list[float]:
@@ -124,15 +124,15 @@ def test_warm_up_shorter_than_a_step_does_nothing() -> None:
 
 def test_one_cycle_is_that_of_torch() -> None:
     ours, theirs = (optim.SGD([nn.Parameter(torch.zeros(1))], 0.5) for _ in range(2))
-    mine = scheduler(ours, one_cycle, 100, warm_up=0.3)
+    mine = Schedule(ours, one_cycle, 100, warm_up=0.3)
     torchs = lr_scheduler.OneCycleLR(
         theirs, 0.5, total_steps=101, pct_start=31 / 101, final_div_factor=1e12, cycle_momentum=False
     )
     for _ in range(100):
-        assert mine.get_last_lr() == pytest.approx(torchs.get_last_lr(), abs=1e-9)
+        assert [ours.param_groups[0]["lr"]] == pytest.approx(torchs.get_last_lr(), abs=1e-9)
         for thing in (ours, theirs, mine, torchs):
             thing.step()
-    assert mine.get_last_lr() == pytest.approx([0.0], abs=1e-12)
+    assert [ours.param_groups[0]["lr"]] == pytest.approx([0.0], abs=1e-12)
 
 
 def test_cosine_is_that_of_torch() -> None:
@@ -158,7 +158,7 @@ def test_warm_up_is_that_of_torch() -> None:
 def test_every_group_keeps_its_own_rate() -> None:
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (1.0, 0.1)]
     optimizer = optim.SGD(groups)
-    schedule = scheduler(optimizer, cosine, 10)
+    schedule = Schedule(optimizer, cosine, 10)
     for _ in range(5):
         optimizer.step()
         schedule.step()
