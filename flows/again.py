@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.signals import heeded_still
 from flows.stages import Stages
 from fuseline.lineage import Lineage
 from fuseline.recipe import Recipe
@@ -13,7 +14,7 @@ from fuseline.report import summary
 from fuseline.store import home, locked, read_json
 from tasks.lineage import find_member, find_plan, find_stage
 from tasks.package import register_version
-from tasks.tracking import fail_run, finish_run, start_run, track_fusions, track_member, track_plan, track_scores
+from tasks.tracking import delivered, fail_run, finish_run, start_run, track_fusions, track_member, track_plan, track_scores
 
 
 @flow(name="train", flow_run_name="{recipe.name}", persist_result=False)
@@ -23,7 +24,7 @@ def train_again(recipe: Recipe, lineage: Lineage) -> dict[str, Any]:
     stages = Stages()
     with stages("plan"):
         plan = find_plan(lineage)
-    with locked(home() / "locks" / f"run-{plan.key}.lock", stages.waiting):
+    with heeded_still(), locked(home() / "locks" / f"run-{plan.key}.lock", stages.waiting):
         with stages("track"):
             run = start_run(plan)
         try:
@@ -33,22 +34,24 @@ def train_again(recipe: Recipe, lineage: Lineage) -> dict[str, Any]:
                 track_plan(plan, run)
                 children = {member.name: track_member(plan, run, member) for member in members}
             with stages("bank"):
-                find_stage("bank", lineage.bank)
+                bank = find_stage("bank", lineage.bank).result()
             with stages("fuse"):
-                for key in lineage.fused.values():
-                    find_stage("fusion", key)
+                fused = [find_stage("fusion", key).result() for key in lineage.fused.values()]
             with stages("evaluate"):
                 report = find_stage("report", lineage.report).result()
             with stages("package"):
                 packaged = find_stage("package", lineage.package).result()
             with stages("register"):
-                version = register_version(plan, run, report, packaged, lineage.unmet)
+                register_version(plan, run, report, packaged, lineage.unmet)
             with stages("track"):
-                track_scores(plan, report, children)
+                track_scores(run, report, children)
                 track_fusions(plan, run, report)
-                result = summary.assemble(run.run_id, recipe.name, members, read_json(report.folder / "report.json"), version)
-                finish_run(plan, run, members, report, {**result, "timing": stages.seconds})
+                result = summary.assemble(recipe.name, members, read_json(report.folder / "report.json"))
+                made = [bank, *fused, report, packaged]
+                finish_run(plan, run, members, report, made, {**result, "timing": stages.seconds})
         except BaseException as error:
-            fail_run(plan, run, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
+            fail_run(run, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
-    return {**result, "timing": stages.seconds}
+    with stages("track"):
+        told = delivered(run)
+    return {**summary.tracked(result, told.run_id, told.registered, bool(told.waiting)), "timing": stages.seconds}

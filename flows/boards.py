@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from fuseline.disk import readable
 from fuseline.recipe import Recipe
 
 if TYPE_CHECKING:
     from fuseline.catalogue import Entry  # loads torch, which the board of a run in which everything is reused does without
+    from fuseline.garbage import Tally
 
 HEADLINE = ("accuracy", "subset_accuracy", "log_loss", "rmse", "pinball", "coverage", "mae")
 """The metrics that fit on a screen, the first two that there are; ``--json`` and MLflow have all of them."""
@@ -23,7 +25,7 @@ HEADLINE = ("accuracy", "subset_accuracy", "log_loss", "rmse", "pinball", "cover
 def show_summary(summary: dict[str, Any], console: Console) -> None:
     """The leaderboard of each target, the version registered, and how to see the run."""
     for target, chosen in summary["best"].items():
-        members = [(m["name"], m["status"], m["metrics"][target]) for m in summary["members"]]
+        members = [(m["name"], m["status"], m["metrics"][target]) for m in summary["members"] if m["status"] != "failed"]
         rules = [(c["rule"], "fusion", c["metrics"][target]) for c in summary["candidates"] if target in c["metrics"]]
         metrics = _headline(rules[0][2])
         table = Table(title=f"{summary['recipe']}: {target} on the test rows", title_justify="left")
@@ -38,11 +40,50 @@ def show_summary(summary: dict[str, Any], console: Console) -> None:
             mark, style = ("▶ ", "bold") if name == chosen else ("  ", None)
             table.add_row(mark + name, kind, *(_score(scores[m]) for m in metrics), style=style)
         console.print(table)
-    registered = summary["registered"]
-    aliases = ", ".join(registered["aliases"]) or "no alias"
-    console.print(f"registered [bold]{registered['name']}[/bold] version {registered['version']} ({aliases})", highlight=False)
-    console.print(f"{summary['trained']} members trained, {summary['reused']} reused; run {summary['run_id']}", highlight=False)
-    console.print(f"see it in MLflow: [bold]{_command()} ui[/bold]", highlight=False)
+    _show_ending(summary, console)
+
+
+def _show_ending(summary: Mapping[str, Any], console: Console) -> None:
+    """Who is missing and why, the version, and where the records are."""
+    for member in summary["members"]:
+        if member["status"] == "failed":
+            console.print(f"[red]without {member['name']}[/red]: {member['reason']}", highlight=False, soft_wrap=True)
+    version = summary["registered"]
+    if version is not None:
+        aliases = ", ".join(version["aliases"]) or "no alias"
+        console.print(f"registered [bold]{version['name']}[/bold] version {version['version']} ({aliases})", highlight=False)
+    counts = [f"{summary[state]} {state}" for state in ("trained", "reused", "failed") if state != "failed" or summary[state]]
+    console.print(f"members: {', '.join(counts)}; run {summary['run_id'] or 'not in MLflow yet'}", highlight=False)
+    if summary["tracking"] == "waiting":
+        text = f"MLflow can't be reached; its records wait on disk until the next run or [bold]{_command()} reconcile[/bold]"
+        console.print(f"[yellow]{text}[/yellow]", highlight=False, soft_wrap=True)
+    else:
+        console.print(f"see it in MLflow: [bold]{_command()} ui[/bold]", highlight=False)
+
+
+def show_mended(mended: Mapping[str, Any], console: Console) -> None:
+    """Whose records were mended, and what still waits."""
+    for name in mended["prefect"]:
+        console.print(f"Prefect: the flow run {name} has crashed", highlight=False)
+    for name in mended["mlflow"]:
+        console.print(f"MLflow: the run of {name} was killed", highlight=False)
+    if mended["waiting"]:
+        console.print(f"[yellow]{mended['waiting']} records wait: MLflow can't be reached[/yellow]", highlight=False)
+    if not any(mended.values()):
+        console.print("all records are true")
+
+
+def show_garbage(tallies: Sequence[Tally], removed: bool, console: Console) -> None:
+    """What the store holds by kind, and what of it no run needs."""
+    table = Table()
+    for column in ("kind", "entries", "size", "not needed", "size of that"):
+        table.add_column(column, justify="left" if column == "kind" else "right")
+    for tally in tallies:
+        table.add_row(tally.kind, f"{tally.count}", readable(tally.bytes), f"{tally.going}", readable(tally.going_bytes))
+    console.print(table)
+    going = readable(sum(tally.going_bytes for tally in tallies))
+    told = f"removed {going}" if removed else f"{going} can be removed: [bold]{_command()} gc --yes[/bold]"
+    console.print(told, highlight=False)
 
 
 def show_units(units: Sequence[Mapping[str, Any]], console: Console) -> None:

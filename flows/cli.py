@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows.signals import Interrupted, heeded
 from fuseline.errors import FuselineError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -45,12 +46,16 @@ def main() -> None:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """One sentence for what fuseline itself says no to, and its exit code."""
+    """One sentence for what fuseline itself says no to, or for the signal that ended it, and the exit code."""
     try:
-        yield
+        with heeded():
+            yield
     except FuselineError as error:
         messages.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(error.exit_code) from None
+    except Interrupted as end:
+        messages.print(f"[red]{end}[/red]; what is finished is kept: the same command goes on from there", highlight=False)
+        raise typer.Exit(end.exit_code) from None
 
 
 @app.command()
@@ -126,6 +131,43 @@ def leaderboard(
             print(json.dumps(runs, allow_nan=False))
         else:
             show_runs(runs, screen)
+
+
+@app.command()
+def reconcile(as_json: AsJson = False) -> None:
+    """Let records tell the truth about runs whose process died, and deliver to MLflow what still waits."""
+    with user_errors():
+        from flows.server import prefect_server
+
+        with prefect_server() as address:
+            from flows.boards import show_mended
+            from flows.running import mend
+
+            mended = mend(address)
+        if as_json:
+            print(json.dumps(mended))
+        else:
+            show_mended(mended, screen)
+
+
+@app.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this nothing is removed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what the store holds that no tracked run needs, or remove it."""
+    with user_errors():
+        from flows.boards import show_garbage
+        from fuseline.garbage import collect
+        from fuseline.store import Store
+        from fuseline.tracking.named import named_entries
+        from fuseline.tracking.settings import load_settings
+
+        tallies = collect(Store(), named_entries(load_settings()), delete=yes)
+        if as_json:
+            print(json.dumps([tally._asdict() for tally in tallies]))
+        else:
+            show_garbage(tallies, yes, screen)
 
 
 @app.command()

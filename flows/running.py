@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import forkserver
 from typing import Any
 
 from rich.console import Console
@@ -16,8 +16,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from flows.boards import show_units
 from flows.server import wait_until_up
+from fuseline.apart import apart, warm
 from fuseline.recipe import Recipe
-from fuseline.store import Store
+from fuseline.store import Store, read_json
+
+MENDING = 5.0
+"""Seconds for which the end of a run waits for records of earlier ones to be mended."""
 
 
 def run_train(recipe: Recipe, address: str, console: Console) -> dict[str, Any]:
@@ -25,14 +29,29 @@ def run_train(recipe: Recipe, address: str, console: Console) -> dict[str, Any]:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with without_collector():  # all that takes time goes here: the server starts meanwhile
         job = _prepare(recipe, console)
+        from flows.mending import mend_prefect, owned
         from tasks.progress import listening
     wait_until_up(address)
+    mending = threading.Thread(target=mend_prefect, daemon=True)  # what an earlier process left behind; the run needn't wait
+    mending.start()
     console.print(f"[dim]{recipe.name}: Prefect's page is {address.removesuffix('/api')} while this runs[/dim]", highlight=False)
     try:
-        with _bars(console) as listener, listening(listener):
+        with _bars(console) as listener, listening(listener), owned():
             return job()
     finally:
+        mending.join(MENDING)
         _drain()
+
+
+def mend(address: str) -> dict[str, Any]:
+    """Let Prefect's and MLflow's records tell the truth about runs whose process died; whose they were, and what waits still."""
+    from flows.mending import mend_prefect
+    from fuseline.tracking.leftovers import reconcile
+
+    wait_until_up(address)
+    crashed, mended = mend_prefect(), reconcile()
+    dead = [owner.recipe for owner in mended.dead]
+    return {"prefect": crashed, "mlflow": dead, "delivered": mended.delivered, "waiting": mended.waiting}
 
 
 def _prepare(recipe: Recipe, console: Console) -> Callable[[], dict[str, Any]]:
@@ -41,13 +60,14 @@ def _prepare(recipe: Recipe, console: Console) -> Callable[[], dict[str, Any]]:
 
     lineage = recall(recipe, Store())
     if lineage is None:
-        from fuseline.plan import make_plan
+        warm()
+        with ThreadPoolExecutor(1) as aside:  # torch is loaded and the plan made in another process
+            planned = aside.submit(apart, "fuseline.stages:plan", recipe)
+            from flows.train import train
+            from tasks.plan import keep
 
-        plan, _ = make_plan(recipe, Store())
-        show_units([unit.model_dump() for unit in plan.training_units], console)
-        _warm_workers()
-        from flows.train import train
-
+            plan = keep(recipe, planned.result())
+        show_units(read_json(plan.folder / "plan.json")["training_units"], console)
         job = partial(train, recipe)
     else:
         from flows.again import train_again
@@ -57,12 +77,6 @@ def _prepare(recipe: Recipe, console: Console) -> Callable[[], dict[str, Any]]:
 
     open_tracker(recipe.name)
     return job
-
-
-def _warm_workers() -> None:
-    """Let the process that workers are forked from load torch, while this one loads all else."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["fuseline.training.worker", "torch._dynamo"])
-    forkserver.ensure_running()
 
 
 @contextmanager

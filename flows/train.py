@@ -7,8 +7,9 @@ from typing import Any
 from prefect import allow_failure, flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.signals import heeded_still
 from flows.stages import Stages
-from fuseline.errors import TrainingError
+from fuseline.errors import MemberFailed, TrainingError
 from fuseline.recipe import Recipe
 from fuseline.report import summary
 from fuseline.store import home, locked, read_json
@@ -20,10 +21,13 @@ from tasks.members import stop, train_member
 from tasks.package import package, register_version
 from tasks.plan import plan_run
 from tasks.records import FailedMember, MemberRecord, PlanRecord
-from tasks.tracking import fail_run, finish_run, start_run, track_fusions, track_member, track_plan, track_scores
+from tasks.tracking import delivered, fail_run, finish_run, start_run, track_fusions, track_member, track_plan, track_scores
 
 SUPERVISORS: Any = ThreadPoolTaskRunner(max_workers=64)
 """Threads that each watch over one worker process; how many processes run side by side, the recipe says."""
+
+PATIENCE = 20.0
+"""Seconds that workers have to save their checkpoints when a run is ended."""
 
 
 @flow(name="train", flow_run_name="{recipe.name}", task_runner=SUPERVISORS, persist_result=False)
@@ -32,7 +36,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     stages = Stages()
     with stages("plan"):
         plan = plan_run(recipe)
-    with locked(home() / "locks" / f"run-{plan.key}.lock", stages.waiting):
+    with heeded_still(), locked(home() / "locks" / f"run-{plan.key}.lock", stages.waiting):
         with stages("track"):
             run = start_run(plan)
         try:
@@ -45,7 +49,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
                     results.append(outcome(future, member))
                 with stages("track"):
                     children[member] = track_member(plan, run, results[-1])
-            members = all_trained(results)
+            members = enough(results, recipe.training.quorum(len(results)))
             with stages("bank"):
                 bank = bank_members(plan, members)
             with stages("fuse"):
@@ -55,18 +59,22 @@ def train(recipe: Recipe) -> dict[str, Any]:
             with stages("package"):
                 packaged = package(plan, bank, fused)
             with stages("register"):
-                version = register_version(plan, run, report, packaged)
+                register_version(plan, run, report, packaged)
             with stages("track"):
-                track_scores(plan, report, children)
+                track_scores(run, report, children)
                 track_fusions(plan, run, report)
-                result = summary.assemble(run.run_id, recipe.name, results, read_json(report.folder / "report.json"), version)
-                finish_run(plan, run, members, report, {**result, "timing": stages.seconds})
-                remember_run(recipe, plan, members, bank, fused, report, packaged)
+                result = summary.assemble(recipe.name, results, read_json(report.folder / "report.json"))
+                if len(members) == len(results):  # those that failed are tried again
+                    remember_run(recipe, plan, members, bank, fused, report, packaged)
+                made = [bank, *fused, report, packaged]
+                finish_run(plan, run, members, report, made, {**result, "timing": stages.seconds})
         except BaseException as error:
-            stop(plan)
-            fail_run(plan, run, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
+            stop(plan, PATIENCE)
+            fail_run(run, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
-    return {**result, "timing": stages.seconds}
+    with stages("track"):
+        told = delivered(run)
+    return {**summary.tracked(result, told.run_id, told.registered, bool(told.waiting)), "timing": stages.seconds}
 
 
 def submitted(plan: PlanRecord) -> dict[str, Any]:
@@ -82,18 +90,20 @@ def outcome(future: Any, member: str) -> MemberRecord | FailedMember:
     """What a member's task ended with; a member that could not be trained does not keep its siblings from finishing."""
     try:
         done: MemberRecord = future.result()
-    except TrainingError as error:
-        return FailedMember(member, str(error))
+    except MemberFailed as error:
+        return FailedMember(member, error.reason, error.kind, error.attempts)
     return done
 
 
-def all_trained(results: list[MemberRecord | FailedMember]) -> list[MemberRecord]:
-    """The members, if none has failed.
+def enough(results: list[MemberRecord | FailedMember], least: int) -> list[MemberRecord]:
+    """The members that are trained; those that have failed don't keep so many of them from becoming an ensemble.
 
     Raises:
-        TrainingError: lists those that have.
+        TrainingError: there are fewer; lists those that have failed.
     """
     failed = [result.reason for result in results if isinstance(result, FailedMember)]
-    if failed:
-        raise TrainingError("; ".join(failed))
-    return [result for result in results if isinstance(result, MemberRecord)]
+    members = [result for result in results if isinstance(result, MemberRecord)]
+    if len(members) < least:
+        text = f"{len(members)} of {len(results)} members are trained, and {least} are needed (training.min_members)"
+        raise TrainingError(f"{text}: {'; '.join(failed)}")
+    return members

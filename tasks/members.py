@@ -5,21 +5,26 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from fuseline.devices import DeviceQueue, here, resolve
 from fuseline.plan import Plan, processes
 from fuseline.store import Store
 from fuseline.training.replica import KIND
-from fuseline.training.worker import Progress, Workers
+from fuseline.training.supervise import Done, Workers
+from fuseline.training.worker import Progress
 from tasks.progress import tell
 from tasks.records import MemberRecord, PlanRecord
 
 _workers: dict[str, Workers] = {}
-"""The worker processes of each run in this process, by the key of its plan."""
+"""The worker processes of each run in this process."""
+
+_stopped: set[str] = set()
+"""The runs that were stopped: members whose turn comes after that are not trained."""
 
 
 @task(name="train member", task_run_name="train {member}", cache_policy=NO_CACHE, persist_result=False)
@@ -28,20 +33,32 @@ def train_member(record: PlanRecord, member: str) -> Any:
     plan, store = Plan.open(record.folder), Store()
     jobs = plan.members[member]
     keys = tuple(job.key(plan.dataset) for job in jobs)
-    unit, workers = plan.job(member, store), _workers.get(record.key)
-    trained = 0
+    unit, workers = plan.job(member, store), _workers.get(_run(record))
+    done = Done(0, 1)
     if (workers is not None and workers.started(unit)) or any(store.find(KIND, key) is None for key in keys):
-        workers = _workers.setdefault(record.key, Workers(_devices(plan)))
-        trained = workers.train(unit, member, _Reporter(member))
-    done = MemberRecord(member, keys, tuple(store.path(KIND, key) for key in keys), trained)
-    return done if trained else Completed(name="Reused", data=done)
+        workers = _workers.setdefault(_run(record), Workers(_devices(plan), _warn))
+        if _run(record) in _stopped:
+            workers.kill()
+        done = workers.train(unit, member, _Reporter(member))
+    made = MemberRecord(member, keys, tuple(store.path(KIND, key) for key in keys), done.trained, done.attempts)
+    return made if made.trained else Completed(name="Reused", data=made)
 
 
-def stop(record: PlanRecord) -> None:
-    """Stop the run's worker processes, and forget them."""
-    workers = _workers.pop(record.key, None)
+def stop(record: PlanRecord, patience: float = 0.0) -> None:
+    """Let the run's worker processes save checkpoints and end, and start no more; after so many seconds they are killed."""
+    _stopped.add(_run(record))
+    workers = _workers.get(_run(record))
     if workers is not None:
-        workers.stop()
+        workers.stop(patience)
+
+
+def _run(record: PlanRecord) -> str:
+    """Which run we are in: a plan may be run again in the same process."""
+    return str(flow_run.id or record.key)
+
+
+def _warn(text: str) -> None:
+    get_run_logger().warning(text)
 
 
 def _devices(plan: Plan) -> DeviceQueue:

@@ -1,4 +1,4 @@
-"""Package the fused ensemble and register it.
+"""Package the fused ensemble and have it registered.
 
 What packaging needs is imported where it is needed: a package that stands there is registered without torch.
 """
@@ -6,20 +6,17 @@ What packaging needs is imported where it is needed: a package that stands there
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
-import pandas as pd
-from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from fuseline.apart import apart
 from fuseline.planned import Planned
-from fuseline.report.summary import below_floor, finite, winner
+from fuseline.report.summary import finite, winner
 from fuseline.store import Store, read_json
-from fuseline.tracking.registry import Registered, register
+from fuseline.tracking.records import Version
+from fuseline.tracking.spool import opened
 from tasks.records import PlanRecord, RunRecord, StageRecord
-from tasks.tracking import tracker_of
 
 
 @task(name="package", cache_policy=NO_CACHE, persist_result=False)
@@ -38,9 +35,9 @@ def package(record: PlanRecord, bank: StageRecord, fused: list[StageRecord]) -> 
 @task(name="register", cache_policy=NO_CACHE, persist_result=False)
 def register_version(
     record: PlanRecord, run: RunRecord, report: StageRecord, packaged: StageRecord, unmet: Sequence[str] | None = None
-) -> Registered:
-    """A version in the registry; see :func:`fuseline.tracking.registry.register`. ``unmet`` are the floors that it does not
-    clear, where that is known."""
+) -> None:
+    """Ask for a version in the registry; see :func:`fuseline.tracking.registry.register`. ``unmet`` are the floors that it does
+    not clear, where that is known."""
     plan = Planned.open(record.folder)
     numbers = finite(read_json(report.folder / "report.json"))
     tags = {
@@ -50,14 +47,13 @@ def register_version(
         if score["value"] is not None
     }
     if unmet is None:
-        unmet = below_floor(numbers, plan.recipe.registry.floors)
+        unmet = apart("fuseline.stages:unmet", report.folder, plan.recipe.registry.floors)
     tags |= {"recipe": run.recipe, "floors": "; ".join(unmet) or "cleared"}
-    name = plan.recipe.registered_name
-    return register(tracker_of(plan), run.run_id, name, packaged.folder, plan.schema, partial(_example, record), tags, not unmet)
-
-
-def _example(record: PlanRecord) -> pd.DataFrame | NDArray[Any]:
-    """A few raw rows of the data."""
-    from fuseline.plan import Plan
-
-    return Plan.open(record.folder).example()
+    version = Version(
+        name=plan.recipe.registered_name,
+        package=str(packaged.folder),
+        plan=str(record.folder),
+        tags=tags,
+        may_lead=not unmet,
+    )
+    opened(run.run_id).tell(run.run_id, label=f"register {packaged.folder.name}", version=version)

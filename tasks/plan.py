@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from fuseline.plan import make_plan
+from fuseline.apart import apart
 from fuseline.recipe import Recipe
-from fuseline.store import Store
 from tasks.records import PlanRecord
+
+_prepared: dict[str, PlanRecord] = {}
+
+
+def keep(recipe: Recipe, made: tuple[Any, ...]) -> PlanRecord:
+    """The record of a plan that was made ahead, kept for the task that will ask for it in this process."""
+    record = _prepared[recipe.model_dump_json()] = PlanRecord(*made)
+    return record
 
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)
 def plan_run(recipe: Recipe) -> PlanRecord:
     """The plan's record; see :func:`fuseline.plan.make_plan`."""
-    plan, folder = make_plan(recipe, Store())
-    rules = {target: plan.fuse_spec(target).rules for target in recipe.targets}
-    return PlanRecord(plan.key, folder, tuple(plan.members), tuple(recipe.targets), plan.after, rules)
+    return _prepared.pop(recipe.model_dump_json(), None) or PlanRecord(*apart("fuseline.stages:plan", recipe))

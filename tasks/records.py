@@ -24,12 +24,14 @@ class PlanRecord:
 
 @dataclass(frozen=True)
 class MemberRecord:
-    """A member that stands in the store: its replicas' keys and folders, and how many of them were trained now."""
+    """A member that stands in the store: its replicas' keys and folders, how many of them were trained now, and in how many
+    attempts."""
 
     name: str
     keys: tuple[str, ...]
     folders: tuple[Path, ...]
     trained: int
+    attempts: int = 1
 
     @property
     def status(self) -> str:
@@ -38,10 +40,12 @@ class MemberRecord:
 
 @dataclass(frozen=True)
 class FailedMember:
-    """A member that could not be trained, and why."""
+    """A member that could not be trained, and why; ``kind`` is one of :data:`fuseline.errors.Ending`."""
 
     name: str
     reason: str
+    kind: str = "raised"
+    attempts: int = 1
 
     status = "failed"
 

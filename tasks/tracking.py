@@ -1,13 +1,13 @@
-"""Tell MLflow what a run is, what its members and fusions did, and how it ended.
+"""Say what a run is, what its members and fusions did, and how it ended.
 
-What draws pictures is imported where it draws: a run in which everything is reused finds them in the store, and torch stays out.
+All of it goes to the run's spool, which is on this machine; MLflow is told in the background, by
+:mod:`fuseline.tracking.deliver`. So nothing waits for MLflow but the end of a run, and that not for long.
 """
 
 from __future__ import annotations
 
-import tempfile
+import logging
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,71 +15,84 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from fuseline.apart import apart
+from fuseline.errors import FuselineError
 from fuseline.planned import Planned
 from fuseline.recipe import dump_recipe
 from fuseline.report.environment import environment
 from fuseline.report.summary import flat_metrics, winner
-from fuseline.store import Store, code_version, content_key, read_json, write_json
-from fuseline.tracking.runs import ORIGIN, RECIPE, Tracker
-from fuseline.tracking.settings import Settings, load_settings
+from fuseline.store import Store, code_version, content_key, read_json
+from fuseline.tracking import leftovers, tags
+from fuseline.tracking.deliver import PATIENCE, Told, deliverer, without_secrets
+from fuseline.tracking.records import Data, Start, Status, now
+from fuseline.tracking.spool import opened
+from fuseline.tracking.spool import start_run as start_spool
 from tasks.records import FailedMember, MemberRecord, PlanRecord, RunRecord, StageRecord
 
-
-def tracker_of(plan: Planned) -> Tracker:
-    return open_tracker(plan.recipe.name)
+logger = logging.getLogger(__name__)
 
 
-def open_tracker(recipe: str) -> Tracker:
-    """MLflow for the runs of a recipe, opened once."""
-    return _tracker(load_settings(), recipe)
-
-
-@cache
-def _tracker(settings: Settings, experiment: str) -> Tracker:
-    return Tracker(settings, experiment)
+def open_tracker(_: str) -> None:
+    """Mend what earlier runs have left behind and begin to deliver it; see :func:`fuseline.tracking.leftovers.begin`."""
+    leftovers.begin()
 
 
 @task(name="track the run", cache_policy=NO_CACHE, persist_result=False)
 def start_run(record: PlanRecord) -> RunRecord:
-    """Continue this recipe's unfinished run or start a new one, and log its recipe and data."""
+    """Continue this recipe's unfinished run or start a new one, with its recipe and data."""
     plan = Planned.open(record.folder)
-    tracker, recipe = tracker_of(plan), plan.recipe
-    tags = {RECIPE: recipe.name, "mlflow.note.content": recipe.description}
-    run_id = tracker.start(recipe.name, "train", plan.key, tags=tags)
-    tracker.log(run_id, params=recipe.model_dump(mode="json"))
-    tracker.dataset(run_id, recipe.name, plan.fingerprint, plan.origin, plan.schema)
-    return RunRecord(run_id, recipe.name)
+    recipe = plan.recipe
+    spool = start_spool(plan.key, recipe.name, {tags.RECIPE: recipe.name, "mlflow.note.content": recipe.description})
+    data = Data(name=recipe.name, digest=plan.fingerprint, origin=plan.origin, schema_=plan.schema)
+    spool.tell(spool.run, label="recipe", params=recipe.model_dump(mode="json"), data=data)
+    deliverer().watch(spool)
+    return RunRecord(spool.run, recipe.name)
 
 
 @task(name="track the plan", cache_policy=NO_CACHE, persist_result=False)
 def track_plan(record: PlanRecord, run: RunRecord) -> None:
     """The run's recipe, split, partition with its pictures, training units and environment, as files."""
-    plan = Planned.open(record.folder)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "recipe.yaml").write_text(dump_recipe(plan.recipe), encoding="utf-8")
-        (folder / "environment.txt").write_text(environment(), encoding="utf-8")
-        kept = [record.folder / name for name in ("statistics.json", "split.parquet", "partition.parquet")]
-        for file in [*kept, *_partition_pictures(record).glob("*.png")]:
-            (folder / file.name).write_bytes(file.read_bytes())
-        tracker_of(plan).files(run.run_id, folder, "plan")
+    plan, spool = Planned.open(record.folder), opened(run.run_id)
+    kept = [record.folder / name for name in ("statistics.json", "split.parquet", "partition.parquet")]
+    files: dict[str, Path | str] = {"recipe.yaml": dump_recipe(plan.recipe), "environment.txt": environment()}
+    files |= {file.name: file for file in [*kept, *_partition_pictures(record).glob("*.png")]}
+    spool.tell(run.run_id, label="plan", files=[spool.keep("plan", files, "plan")])
 
 
 @task(name="track a member", task_run_name="track {member.name}", cache_policy=NO_CACHE, persist_result=False)
 def track_member(record: PlanRecord, run: RunRecord, member: MemberRecord | FailedMember) -> str:
     """A member's child run: its settings and learning curves, where it was trained if it is reused, why if it failed."""
-    plan = Planned.open(record.folder)
-    tracker, replicas = tracker_of(plan), plan.members[member.name]
+    plan, spool = Planned.open(record.folder), opened(run.run_id)
+    replicas = plan.members[member.name]
     key = content_key(replicas=[replica.key for replica in replicas])
-    origin = tracker.origin("member", key) if member.status == "reused" else None
-    tags = {"fuseline.status": member.status, "fuseline.pace": plan.why[member.name]}
-    run_id = tracker.start(member.name, "member", key, run.run_id, tags)
+    child, attempts = spool.child("member", key), str(member.attempts)
+    said = {tags.STATUS: member.status, "fuseline.pace": plan.why[member.name], tags.ATTEMPT: attempts, tags.ATTEMPTS: attempts}
     params = {**replicas[0].spec, "replicas": len(replicas), "seed": replicas[0].seed}
     if isinstance(member, FailedMember):
-        tracker.log(run_id, params, tags={"fuseline.reason": member.reason})
-        tracker.finish(run_id, "FAILED")
-        return run_id
+        said |= {tags.REASON: member.reason, tags.FAILURE: member.kind}
+        begun = Start(name=member.name, kind="member", key=key, parent=run.run_id)
+        spool.tell(child, start=begun, tags=said, params=params, end="FAILED")
+        return child
     training = [read_json(folder / "training.json") for folder in member.folders]
+    epochs = [epoch["at"] for its in training for epoch in its["curve"]]
+    began, ended = (min(epochs), max(epochs)) if member.trained else (None, now())
+    spool.tell(
+        child,
+        at=ended,
+        label="trained",
+        start=Start(name=member.name, kind="member", key=key, parent=run.run_id, at=began),
+        tags=said,
+        params=params,
+        metrics={"seconds": sum(its["seconds"] for its in training), "parameters": training[0]["parameters"]},
+        points=_curves(training),
+        origin=key if member.status == "reused" else None,
+        end="FINISHED",
+    )
+    return child
+
+
+def _curves(training: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, int, int]]:
+    """The points of each replica's learning curves, with the worker's own time stamps."""
     points = []
     for number, its in enumerate(training, start=1):
         prefix = f"replica_{number}/" if len(training) > 1 else ""
@@ -87,46 +100,55 @@ def track_member(record: PlanRecord, run: RunRecord, member: MemberRecord | Fail
             for name, part in (("loss", "loss"), ("rate", "rate"), ("holdout_loss", "holdout")):
                 if epoch[part] is not None:
                     points.append((f"{prefix}{name}", epoch[part], epoch["at"], epoch["epoch"]))
-    metrics = {"seconds": sum(its["seconds"] for its in training), "parameters": training[0]["parameters"]}
-    tracker.log(run_id, params, metrics, points, {ORIGIN: origin} if origin not in (None, run_id) else {})
-    tracker.finish(run_id)
-    return run_id
+    return points
 
 
 @task(name="track scores", cache_policy=NO_CACHE, persist_result=False)
-def track_scores(record: PlanRecord, report: StageRecord, members: Mapping[str, str]) -> None:
+def track_scores(run: RunRecord, report: StageRecord, members: Mapping[str, str]) -> None:
     """The members' test metrics; ``members`` holds their child runs by name."""
-    tracker, numbers = tracker_of(Planned.open(record.folder)), read_json(report.folder / "report.json")
-    for name, run_id in members.items():
-        tracker.log(run_id, metrics=flat_metrics(numbers, "members", name))
+    spool, numbers = opened(run.run_id), read_json(report.folder / "report.json")
+    for name, child in members.items():
+        if metrics := flat_metrics(numbers, "members", name):
+            spool.tell(child, label=f"scores of {report.folder.name}", metrics=metrics)
 
 
 @task(name="track fusions", cache_policy=NO_CACHE, persist_result=False)
 def track_fusions(record: PlanRecord, run: RunRecord, report: StageRecord) -> None:
     """One child run per fusion rule, with its cross-fitted losses and its test metrics."""
-    tracker, numbers = tracker_of(Planned.open(record.folder)), read_json(report.folder / "report.json")
+    spool, numbers = opened(run.run_id), read_json(report.folder / "report.json")
     rules: dict[str, dict[str, Any]] = {}
     for target in record.targets:
         for rule in record.rules[target]:
             rules.setdefault(rule.name, {})[target] = rule.settings
     for name, settings in rules.items():
         key = content_key(report=report.folder.name, rule=name, settings=settings)
-        tags = {"fuseline.chosen_for": ", ".join(t for t, p in numbers["targets"].items() if p["chosen"] == name)}
-        run_id = tracker.start(f"fusion {name}", "fusion", key, run.run_id, tags)
         metrics = flat_metrics(numbers, "candidates", name)
         for target, part in numbers["targets"].items():
             if name in part["comparison"]["rules"]:
                 metrics |= {f"cross_fit/{target}/{k}": v for k, v in part["comparison"]["rules"][name].items()}
-        tracker.log(run_id, {"rule": name, "settings": settings}, metrics)
-        tracker.finish(run_id)
+        spool.tell(
+            spool.child("fusion", key),
+            label="fused",
+            start=Start(name=f"fusion {name}", kind="fusion", key=key, parent=run.run_id),
+            tags={"fuseline.chosen_for": ", ".join(t for t, p in numbers["targets"].items() if p["chosen"] == name)},
+            params={"rule": name, "settings": settings},
+            metrics=metrics,
+            end="FINISHED",
+        )
 
 
 @task(name="track the report", cache_policy=NO_CACHE, persist_result=False)
 def finish_run(
-    record: PlanRecord, run: RunRecord, members: Sequence[MemberRecord], report: StageRecord, summary: dict[str, Any]
+    record: PlanRecord,
+    run: RunRecord,
+    members: Sequence[MemberRecord],
+    report: StageRecord,
+    made: Sequence[StageRecord],
+    summary: dict[str, Any],
 ) -> None:
-    """The parent's test metrics, report and pictures; the run ends as finished."""
-    tracker, numbers = tracker_of(Planned.open(record.folder)), read_json(report.folder / "report.json")
+    """The parent's test metrics, report and pictures, and the entries that it is made of: ``made`` are those of its stages. The
+    run ends as finished."""
+    spool, numbers = opened(run.run_id), read_json(report.folder / "report.json")
     metrics: dict[str, float] = {}
     for target in record.targets:
         won = winner(numbers, target)
@@ -137,27 +159,53 @@ def finish_run(
         metrics |= {f"diversity/{target}/{n}": v for n, v in numbers["targets"][target]["diversity"]["mean"].items()}
     metrics |= {f"seconds/{stage}": s for stage, s in summary["timing"].items()}
     metrics |= {"members_trained": summary["trained"], "members_reused": summary["reused"]}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        write_json(folder / "report.json", numbers)
-        write_json(folder / "summary.json", summary)
-        tracker.files(run.run_id, folder)
-    tracker.files(run.run_id, _pictures(members, report), "pictures")
-    registered = summary["registered"]
-    tags = {"fuseline.version": f"{registered['name']}/{registered['version']}"}
-    tags |= {f"fuseline.best.{target}": rule for target, rule in summary["best"].items()}
-    tracker.log(run.run_id, metrics=metrics, tags=tags)
-    tracker.finish(run.run_id)
+    pictures, shares = _pictures(members, report), _partition_pictures(record)
+    drawn: dict[str, Path | str] = {file.name: file for file in pictures.glob("*.png")}
+    data = Planned.open(record.folder).data
+    folders = [*(stage.folder for stage in made), report.folder, pictures, shares]
+    entries = dict.fromkeys([("plan", record.key), ("data", data), *((folder.parent.name, folder.name) for folder in folders)])
     rows = [
         {"target": target, "rule": c["rule"], **{n: s["value"] for n, s in c["metrics"][target].items()}}
         for c in summary["candidates"]
         for target in c["metrics"]
     ]
     create_table_artifact(rows, key="leaderboard", description=f"{run.recipe}: fusion rules on the test rows")
-    if tracker.client.tracking_uri.startswith("http"):
-        create_link_artifact(
-            f"{tracker.client.tracking_uri}/#/experiments/{tracker.experiment}/runs/{run.run_id}", key="mlflow-run"
-        )
+    spool.tell(
+        run.run_id,
+        metrics=metrics,
+        tags={**{f"fuseline.best.{t}": rule for t, rule in summary["best"].items()}, **tags.entry_tags(list(entries))},
+        files=[
+            spool.keep("report", {"report.json": report.folder / "report.json"}),
+            spool.keep("pictures", drawn, "pictures"),
+        ],
+        summary=summary,
+        end="FINISHED",
+    )
+
+
+def fail_run(run: RunRecord, reason: str, status: Status = "FAILED") -> None:
+    """The parent run ends as failed or killed, and says why, unless it has ended before; MLflow is told."""
+    spool = opened(run.run_id)
+    try:
+        if run.run_id not in spool.ends:
+            spool.tell(run.run_id, tags={tags.REASON: reason}, end=status)
+    except (OSError, FuselineError) as error:  # what ended the run shall be seen, not this
+        logger.warning("the end of the run could not be recorded: %s", error)
+    delivered(run)
+
+
+def delivered(run: RunRecord, patience: float = PATIENCE) -> Told:
+    """Wait until MLflow knows all of a run that has ended, or has been away for so many seconds; let go of it then."""
+    spool, its = opened(run.run_id), deliverer()
+    its.wait([spool.folder], patience)
+    told = its.told(spool.folder)
+    spool.close()
+    its.wake()
+    address = its.settings.server.mlflow_tracking_uri
+    if spool.ends.get(run.run_id) == "FINISHED" and told.run_id is not None and address.startswith("http"):
+        page = f"{without_secrets(address).rstrip('/')}/#/experiments/{told.experiment}/runs/{told.run_id}"
+        create_link_artifact(page, key="mlflow-run")
+    return told
 
 
 def _pictures(members: Sequence[MemberRecord], report: StageRecord) -> Path:
@@ -165,11 +213,7 @@ def _pictures(members: Sequence[MemberRecord], report: StageRecord) -> Path:
     key = content_key(report=report.folder.name, members=[m.keys for m in members], code=code_version("report"))
 
     def build(folder: Path) -> None:
-        from fuseline.report.plots import draw_all
-        from fuseline.training.replica import curve
-
-        curves = {m.name: [curve(place) for place in m.folders] for m in members}
-        draw_all(read_json(report.folder / "report.json"), curves, folder)
+        apart("fuseline.stages:draw_report", report.folder, {m.name: m.folders for m in members}, folder)
 
     return Store().make("pictures", key, build)[0]
 
@@ -177,23 +221,7 @@ def _pictures(members: Sequence[MemberRecord], report: StageRecord) -> Path:
 def _partition_pictures(record: PlanRecord) -> Path:
     """The pictures of who sees what, drawn once and kept in the store."""
     key = content_key(plan=record.key, code=code_version("report"))
-
-    def build(folder: Path) -> None:
-        from fuseline.plan import Plan
-        from fuseline.report.plots import draw_partition
-
-        plan = Plan.open(record.folder)
-        shares = {name: [job.share for job in jobs] for name, jobs in plan.members.items()}
-        draw_partition(read_json(record.folder / "statistics.json"), shares, plan.dataset.schema, folder)
-
-    return Store().make("pictures", key, build)[0]
-
-
-def fail_run(record: PlanRecord, run: RunRecord, reason: str, status: str = "FAILED") -> None:
-    """The parent run ends as failed or killed, and says why."""
-    tracker = tracker_of(Planned.open(record.folder))
-    tracker.log(run.run_id, tags={"fuseline.reason": reason})
-    tracker.finish(run.run_id, status)
+    return Store().make("pictures", key, lambda folder: apart("fuseline.stages:draw_shares", record.folder, folder))[0]
 
 
 _PARTS = (("value", ""), ("low", "_low"), ("high", "_high"))

@@ -127,6 +127,19 @@ def generator_now(device: Device) -> torch.Generator:
     return generator
 
 
+def global_states(device: Device) -> list[Tensor]:
+    """The states of the global generators of the CPU and of a device."""
+    gpu = torch.device(device).type == "cuda"
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if gpu else [])]
+
+
+def set_global_states(states: Sequence[Tensor], device: Device) -> None:
+    """Let the global generators of the CPU and of a device go on from states that they had."""
+    torch.set_rng_state(states[0])
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+
+
 def send(tensor: Tensor, device: Device) -> Tensor:
     """A tensor on a device; already there, it is itself.
 

@@ -5,8 +5,15 @@ FuselineError            anything that fuseline itself says no to
 │   ├── RecipeError      the recipe: names the field
 │   └── DataError        the data: names the file, the row or the column
 ├── TrainingError        a member could not be trained: names the member and why
+│   ├── NotFiniteError   its loss is no longer finite
+│   └── MemberFailed     how a member's training ended in a run, after all attempts
 └── PackageError         a package can't be trusted or read
 """
+
+from typing import Literal
+
+Ending = Literal["out of memory", "killed", "raised", "hung", "timed out", "not finite", "stopped"]
+"""The kinds of ends that training can come to before its time. ``killed`` is any process that ended without a word."""
 
 
 class FuselineError(Exception):
@@ -31,6 +38,21 @@ class DataError(UserError):
 
 class TrainingError(FuselineError):
     """A member could not be trained."""
+
+
+class NotFiniteError(TrainingError):
+    """A member's loss is no longer finite; the message names the epoch."""
+
+
+class MemberFailed(TrainingError):  # noqa: N818 (it says what has happened)
+    """A member could not be trained in as many attempts as the recipe allows."""
+
+    def __init__(self, member: str, reason: str, kind: Ending = "raised", attempts: int = 1) -> None:
+        super().__init__(member, reason, kind, attempts)  # so that it can be pickled
+        self.member, self.reason, self.kind, self.attempts = member, reason, kind, attempts
+
+    def __str__(self) -> str:
+        return f"member {self.member!r}: {self.reason}"
 
 
 class PackageError(FuselineError):

@@ -19,7 +19,7 @@ from fuseline.component import Component, Part, complete
 from fuseline.data.sources import SOURCES, origin_key
 from fuseline.family import installed
 from fuseline.recipe import Recipe
-from fuseline.store import Store, code_version, content_key, sha256_of
+from fuseline.store import Store, code_version, content_key, sha256_of, write_atomic
 
 GROUPS = ("fuseline.architectures", "fuseline.partitions")
 DEVICES = ("nvidia*", "kfd", "dxg", "accel*")
@@ -69,11 +69,7 @@ def remember(recipe: Recipe, store: Store, lineage: Lineage) -> None:
     asked = _question(recipe)
     if asked is None:
         return
-    place = _place(store, asked)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_suffix(f".{os.getpid()}")
-    temporary.write_text(lineage.model_dump_json(indent=1), encoding="utf-8")
-    temporary.replace(place)
+    write_atomic(_place(store, asked), lineage.model_dump_json(indent=1))
 
 
 def _place(store: Store, asked: str) -> Path:

@@ -96,7 +96,9 @@ class Plan:
     def job(self, member: str, store: Store) -> UnitJob:
         """The training of the unit that a member belongs to."""
         names = next(unit.members for unit in self.training_units if member in unit.members)
-        return UnitJob(store.root, self.data, {name: self.members[name] for name in names})
+        training = self.recipe.training
+        jobs = {name: self.members[name] for name in names}
+        return UnitJob(store.root, self.data, jobs, training.checkpoint_minutes, training.limits)
 
     def fuse_spec(self, target: str) -> FuseSpec:
         recipe = self.recipe

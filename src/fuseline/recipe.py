@@ -14,6 +14,7 @@ from fuseline.terms import EXCLUSIVE, Kind, Name
 from fuseline.yaml12 import NotYamlError, dump, parse
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
 
 
 def _refuse_twice(names: Sequence[str], what: str) -> None:
@@ -53,9 +54,14 @@ class Split(Part):
 
 
 class Data(Part):
-    """Where rows come from, which columns are inputs, and how rows are split."""
+    """Where rows come from, which columns are inputs, and how rows are split.
+
+    Attributes:
+        fingerprint: what `fuseline check` says that the data are, so that other data, changed or damaged, are refused.
+    """
 
     source: Component
+    fingerprint: str | None = Field(None, pattern=r"^[0-9a-f]{32}$")
     id: str | None = None
     inputs: Annotated[list[str], AfterValidator(_once)] | None = Field(None, min_length=1)
     categorical: list[str] = []
@@ -174,11 +180,35 @@ class Member(Part):
         return self
 
 
+class Limits(Part):
+    """What the training of a unit, which is what shares a worker process, may take, and how often it is tried.
+
+    Attributes:
+        minutes: a unit that is trained for longer, all attempts together, has timed out.
+        silent_minutes: a worker that makes no step for so long hangs.
+        memory_gib: a worker that holds more anonymous memory than this is ended.
+        retries: so many further attempts have members whose worker was killed, ran out of memory, hung or raised what fuseline
+            did not foresee; each goes on from the last checkpoint.
+        wait_seconds: how long to wait before the first of these; twice as long before each that follows.
+    """
+
+    minutes: Positive | None = None
+    silent_minutes: Positive = 30
+    memory_gib: Positive | None = None
+    retries: int = Field(1, ge=0, le=10)
+    wait_seconds: float = Field(5, ge=0, le=3600)
+
+
 class Training(Part):
     """Where members are trained. ``processes`` run side by side, each with ``threads`` threads.
 
     ``stack`` says whether members of one shape are trained as one stacked program: ``auto`` where that is faster. ``tune`` lets
     a short timing decide about precision, the order of memory and compilation; without it nothing but float32 is used.
+
+    Attributes:
+        min_members: the ensemble goes on without members that have failed if so many are left; half of them, rounded up, where
+            nothing is said.
+        checkpoint_minutes: inside an epoch a checkpoint is saved so often; at its end anyway.
     """
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
@@ -186,6 +216,17 @@ class Training(Part):
     threads: int = Field(1, ge=1)
     stack: Literal["auto", "always", "never"] = "auto"
     tune: bool = True
+    min_members: int | None = Field(None, ge=1)
+    checkpoint_minutes: Positive = 5
+    limits: Limits = Limits()
+
+    def quorum(self, members: int) -> int:
+        """How many of some members must be trained for the ensemble to go on.
+
+        >>> Training().quorum(5), Training(min_members=4).quorum(5)
+        (3, 4)
+        """
+        return self.min_members or -(-members // 2)
 
 
 class Fusion(Part):
@@ -243,6 +284,9 @@ class Recipe(Part):
         for name in self.registry.floors:
             if name not in self.targets:
                 raise ValueError(f"registry.floors names the target {name!r}, which is not among the targets")
+        if (self.training.min_members or 0) > len(self.member_names):
+            text = f"training.min_members asks for {self.training.min_members} of {len(self.member_names)} members"
+            raise ValueError(f"{text}; ask for fewer")
         return self
 
     @property

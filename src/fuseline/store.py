@@ -2,21 +2,25 @@
 
 An entry is made in a temporary folder beside its place and renamed into it, so it is there whole or not at all. A manifest
 holds the sha256 of each file and is checked at every reuse. One writer per key, by ``flock``, which the kernel frees when
-its holder dies.
+its holder dies. What a dead writer left is removed by the next one of that kind, whatever it makes.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
+import re
+import secrets
 import shutil
-import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import cache
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache, partial
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,9 +28,14 @@ from typing import Any
 
 import numpy as np
 
+from fuseline.disk import no_room, ran_out
+
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+NPY, NPY_HEADER = re.compile(rb"'descr': '([^']+)'.*'shape': \(([\d, ]*)\)"), 4096
+GLANCE = 0.05
+"""Seconds that a lock may be held by somebody who only looks whether it is free."""
 LIBRARIES = (
     "numpy",
     "pandas",
@@ -95,21 +104,76 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def locked(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold a lock file; if another process holds it, say who (``waiting``) and wait until it lets go."""
+    """Hold a lock file; if somebody else holds it, say who (``waiting``) and wait until it is let go."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting is not None:
-                file.seek(0)
-                waiting(file.read().strip() or "another process")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()}")
-        file.flush()
+    descriptor = _held(path, waiting)
+    try:
         yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_if_free(path: Path) -> Iterator[bool]:
+    """Hold a lock file if nobody else does; whether that is so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _opened(path)
+    try:
+        yield _taken(descriptor) and _stands(path, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _held(path: Path, waiting: Callable[[str], None] | None) -> int:
+    """The descriptor of a lock file that is locked. A file that was removed while we waited for it locks nothing any more."""
+    while True:
+        descriptor = _opened(path)
+        try:
+            if not _taken(descriptor):
+                time.sleep(GLANCE)
+                if not _taken(descriptor):
+                    if waiting is not None:
+                        waiting(os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process")
+                        waiting = None
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _stands(path, descriptor):
+                _sign(descriptor)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if ran_out(error, path.parent):
+            raise no_room(path.parent, "a lock") from error
+        raise
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _stands(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _sign(descriptor: int) -> None:
+    """Write who holds a lock. It holds as well where there is no room to say so."""
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()}".encode(), 0)
 
 
 class Store:
@@ -121,11 +185,19 @@ class Store:
     def path(self, kind: str, key: str) -> Path:
         return self.root / kind / key
 
+    def lock(self, kind: str, key: str) -> Path:
+        return self.root / "locks" / f"{kind}-{key}.lock"
+
     def find(self, kind: str, key: str) -> Path | None:
-        """The entry's folder if it is there and each file matches its sha256; a damaged one counts as missing, with a warning."""
+        """The entry's folder if it is there and each file matches its sha256; a damaged one counts as missing, with a warning.
+
+        The time of its manifest says when an entry was last asked for.
+        """
         place = self.path(kind, key)
         if not place.is_dir():
             return None
+        with suppress(OSError):  # first of all, so that nobody removes it meanwhile because it was never needed
+            os.utime(place / MANIFEST)
         damaged = _damage(place)
         if damaged is None:
             return place
@@ -140,8 +212,11 @@ class Store:
 
         Returns:
             The folder, and whether it was there already.
+
+        Raises:
+            NoRoomError: the disk is full; nothing is left of the entry.
         """
-        with locked(self.root / "locks" / f"{kind}-{key}.lock"):
+        with locked(self.lock(kind, key), partial(_tell, kind, key)):
             if (found := self.find(kind, key)) is not None:
                 return found, True
             return self._put(kind, key, build), False
@@ -153,32 +228,89 @@ class Store:
 
         Args:
             build: is given the missing keys, and yields those that it could make with what writes their files.
+
+        Raises:
+            NoRoomError: as for :meth:`make`; those that were yielded before stay.
         """
         with ExitStack() as locks:
             for key in sorted(set(keys)):  # in one order, so that no two makers wait for each other
-                locks.enter_context(locked(self.root / "locks" / f"{kind}-{key}.lock"))
+                locks.enter_context(locked(self.lock(kind, key), partial(_tell, kind, key)))
             there = {key: self.find(kind, key) is not None for key in keys}
             for key, write in build([key for key in there if not there[key]]):
                 self._put(kind, key, write)
         return [there[key] for key in keys]
 
+    def discard(self, kind: str, key: str) -> None:
+        """Remove an entry whose lock we hold. It is renamed first, so that none is ever there in part."""
+        place, aside = self.path(kind, key), self._aside(kind, key)
+        with suppress(FileNotFoundError):
+            place.rename(aside)
+            shutil.rmtree(aside)
+
+    def litter(self, kind: str) -> list[tuple[str, Path]]:
+        """What makers of entries have begun or were about to remove: the entries' keys, and the folders."""
+        return [(path.name[1:].rpartition("-")[0], path) for path in sorted(self.path(kind, "").glob(".*-*"))]
+
+    def sweep(self, kind: str, own: str | None = None) -> None:
+        """Remove the litter of makers that died, which is that of keys that nobody has locked, and of the ``own`` key."""
+        for key, stale in self.litter(kind):
+            if key == own:
+                shutil.rmtree(stale, ignore_errors=True)
+                continue
+            with locked_if_free(self.lock(kind, key)) as ours:
+                if ours:
+                    shutil.rmtree(stale, ignore_errors=True)
+
     def _put(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
         """Make an entry whose lock we hold."""
-        place = self.path(kind, key)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(place, ignore_errors=True)  # damaged
-        for stale in place.parent.glob(f".{key}-*"):  # we hold the key's lock: its maker is dead
-            shutil.rmtree(stale)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=place.parent))
+        place, temporary = self.path(kind, key), self._aside(kind, key)
         try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            self.discard(kind, key)  # it is damaged
+            self.sweep(kind, key)
+            temporary.mkdir()
             build(temporary)
             _seal(temporary)
             temporary.rename(place)
-            _sync(place.parent)
-        except BaseException:
+            for folder in (place.parent, self.root):
+                sync(folder)
+        except BaseException as error:
+            full = ran_out(error, temporary)
             shutil.rmtree(temporary, ignore_errors=True)
+            if full:
+                raise no_room(self.root, f"{kind} {key}") from error
             raise
         return place
+
+    def _aside(self, kind: str, key: str) -> Path:
+        return self.root / kind / f".{key}-{secrets.token_hex(4)}"
+
+
+def _tell(kind: str, key: str, holder: str) -> None:
+    logger.warning("%s %s is being made by %s; waiting until it is there", kind, key, holder)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all, whatever happens meanwhile.
+
+    Raises:
+        NoRoomError: the disk is full; what was there before is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync(path.parent)
+    except BaseException as error:
+        full = ran_out(error, path.parent)
+        temporary.unlink(missing_ok=True)
+        if full:
+            raise no_room(path.parent, path.name) from error
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -193,19 +325,37 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value.model_dump(mode="json")
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+def _files(folder: Path) -> dict[str, Path]:
+    """An entry's files but for the manifest, by their names relative to it; a link is one too, wherever it leads."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    return {str(path.relative_to(folder)): path for path in paths if path != folder / MANIFEST}
 
 
 def _seal(folder: Path) -> None:
-    sums = {str(path.relative_to(folder)): sha256_of(path) for path in _files(folder)}
-    write_json(folder / MANIFEST, sums)
-    for path in [*_files(folder), folder / MANIFEST]:
-        _sync(path)
-    _sync(folder)
+    """Write the manifest, and let all that is in the folder go onto the disk."""
+    for path in folder.rglob("*.npy"):
+        if _is_cut_off(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    write_json(folder / MANIFEST, {name: sha256_of(path) for name, path in _files(folder).items()})
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
 
 
-def _sync(path: Path) -> None:
+def _is_cut_off(array: Path) -> bool:
+    """Whether a file of one array has less than its header says: NumPy is silent where the last 4 kB of it find no room."""
+    with array.open("rb") as file:
+        start = file.read(NPY_HEADER)
+    begin, size = (10, 2) if start[6:7] == b"\1" else (12, 4)
+    begin += int.from_bytes(start[begin - size : begin], "little")
+    found = NPY.search(start[:begin])
+    if found is None:  # not even that is there; or its entries are records, which nothing here writes
+        return len(start) < begin
+    shape = [int(length) for length in found[2].split(b",") if length.strip()]
+    return array.stat().st_size < begin + np.dtype(found[1].decode()).itemsize * math.prod(shape)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or a folder's list of names is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -220,10 +370,15 @@ def _damage(folder: Path) -> str | None:
         return "its manifest can't be read"
     if not isinstance(sums, dict):
         return "its manifest is no list of files"
+    files = _files(folder)
+    for name in sorted(files.keys() - sums.keys()):
+        return f"{name} does not belong there"
     for name, expected in sums.items():
-        file = folder / name
-        if not file.is_file():
+        if name not in files:
             return f"{name} is missing"
-        if sha256_of(file) != expected:
-            return f"{name} has changed"
+        try:
+            if files[name].is_symlink() or sha256_of(files[name]) != expected:
+                return f"{name} has changed"
+        except OSError as error:
+            return f"{name} can't be read: {error.strerror}"
     return None

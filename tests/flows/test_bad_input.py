@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,20 @@ def test_a_missing_value_is_refused_where_the_recipe_says_so(refused: Callable[.
     frame.loc[5, "x"] = np.nan
     sentence = refused(TABLE, "--set", "data.missing=refuse", frame=frame)
     assert "'x', row 5" in sentence
+
+
+def test_data_that_have_changed_are_named_by_their_fingerprint(
+    home: Path, refused: Callable[..., str], plain: Callable[[str], str]
+) -> None:
+    other = "0123456789abcdef" * 2
+    sentence = refused(TABLE, "--set", f"data.fingerprint='{other}'")
+    assert [word for word in ("table.csv", "changed or are damaged", other, "data.fingerprint") if word not in sentence] == []
+    found = re.search("fingerprint is ([0-9a-f]{32}) and not", sentence)
+    assert found is not None
+    frame = table()
+    frame.loc[7, "x"] += 0.001
+    again = refused(TABLE, "--set", f"data.fingerprint='{found[1]}'", frame=frame)
+    assert f"not {found[1]}" in again
 
 
 def test_a_split_too_small_for_its_classes_is_refused(refused: Callable[..., str]) -> None:

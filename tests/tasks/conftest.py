@@ -15,6 +15,7 @@ from fuseline.devices import DeviceQueue
 from fuseline.recipe import Recipe
 from fuseline.store import Store
 from fuseline.training.replica import train_into
+from fuseline.training.supervise import Done
 from fuseline.training.worker import UnitJob
 from tasks import members as member_tasks
 from tasks.bank import bank_members
@@ -43,18 +44,19 @@ TREE: dict[str, Any] = {
 class InProcess:
     """Stands in for the worker processes: trains in this one, and remembers what it was asked for."""
 
-    def __init__(self, devices: DeviceQueue) -> None:
-        self.devices, self.asked, self.stopped = devices, [], False
+    def __init__(self, devices: DeviceQueue, warn: Callable[[str], None] = print) -> None:
+        self.devices, self.warn, self.asked, self.patience = devices, warn, [], None
 
     def started(self, job: UnitJob) -> bool:
         return False
 
-    def train(self, job: UnitJob, member: str, report: Callable[..., None]) -> int:
+    def train(self, job: UnitJob, member: str, report: Callable[..., None]) -> Done:
         self.asked.append(member)
-        return sum(not train_into(Store(job.store), job.data, replica, lambda epoch: None) for replica in job.members[member])
+        there = [train_into(Store(job.store), job.data, replica, lambda epoch: None) for replica in job.members[member]]
+        return Done(there.count(False), 1)
 
-    def stop(self) -> None:
-        self.stopped = True
+    def stop(self, patience: float) -> None:
+        self.patience = patience
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,17 @@ from uuid import uuid4
 import pytest
 from prefect import allow_failure
 
-from fuseline.errors import TrainingError
+from fuseline.errors import MemberFailed, TrainingError
 from fuseline.plan import Plan
+from fuseline.recipe import Training
+from fuseline.store import Store
+from fuseline.training.supervise import Workers
 from fuseline.training.train import Epoch
 from fuseline.training.worker import Progress
 from tasks import members as member_tasks
 from tasks.members import _Reporter, stop, train_member
 from tasks.progress import listening
-from tasks.records import PlanRecord, RunRecord
+from tasks.records import FailedMember, PlanRecord, RunRecord
 
 train_flow: Any = import_module("flows.train")
 
@@ -28,7 +31,7 @@ def test_a_member_is_trained_and_its_record_names_its_replicas(stages: Any) -> N
     plan = Plan.open(stages.plan.folder)
     assert [m.name for m in stages.members] == ["plain", "held"]
     for member in stages.members:
-        assert (member.trained, member.status) == (2, "trained")
+        assert (member.trained, member.attempts, member.status) == (2, 1, "trained")
         assert list(member.keys) == [job.key(plan.dataset) for job in plan.members[member.name]]
         assert all((folder / "weights.safetensors").is_file() for folder in member.folders)
 
@@ -48,16 +51,46 @@ def test_a_member_that_stands_in_the_store_ends_as_reused_without_a_worker(stage
     assert member_tasks._workers == {}
 
 
-def test_stopping_stops_this_runs_workers_and_forgets_them(stages: Any, in_process: Any) -> None:
+def test_stopping_stops_this_runs_workers_and_starts_no_more(stages: Any, in_process: Any) -> None:
     mine, other = in_process(None), in_process(None)
     member_tasks._workers.update({stages.plan.key: mine, "another": other})
     try:
-        stop(stages.plan)
-        assert (mine.stopped, other.stopped) == (True, False)
-        stop(stages.plan)  # none is left, which is no trouble
-        assert list(member_tasks._workers) == ["another"]
+        stop(stages.plan, patience=7)
+        assert (mine.patience, other.patience) == (7, None)
     finally:
         member_tasks._workers.clear()
+        member_tasks._stopped.clear()
+
+
+def test_a_member_whose_turn_comes_after_a_stop_is_not_trained(
+    stages: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though no other member had its turn before, and no workers are known yet."""
+    monkeypatch.setattr(member_tasks, "create_progress_artifact", lambda **_: None)
+    monkeypatch.setattr(Store, "find", lambda *_: None)
+    monkeypatch.setattr(member_tasks, "Workers", Workers)
+    try:
+        stop(stages.plan)
+        with pytest.raises(MemberFailed, match="member 'plain': the run was stopped") as caught:
+            train_member.fn(stages.plan, "plain")
+        assert (caught.value.kind, caught.value.attempts) == ("stopped", 0)
+    finally:
+        member_tasks._workers.clear()
+        member_tasks._stopped.clear()
+
+
+def test_runs_of_one_plan_in_one_process_are_told_apart(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert member_tasks._run(stages.plan) == stages.plan.key
+    for flow_run in ("one", "two"):
+        monkeypatch.setenv("PREFECT__FLOW_RUN_ID", flow_run)
+        assert member_tasks._run(stages.plan) == flow_run
+
+
+def test_what_is_tried_again_is_logged_as_a_warning_of_the_task(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(member_tasks, "get_run_logger", lambda: SimpleNamespace(warning=logged.append))
+    stages.workers.warn("member 'a' is tried again")
+    assert logged == ["member 'a' is tried again"]
 
 
 def test_progress_goes_to_the_listener_each_time_and_to_prefect_once_per_percent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,10 +128,11 @@ def test_the_flow_lets_a_member_wait_for_the_one_that_it_follows(monkeypatch: py
     waited: dict[str, list[Any]] = {}
     futures: dict[str, Any] = {}
     ended: list[tuple[Any, ...]] = []
+    tracked: list[FailedMember] = []
 
     def failing(member: str) -> Any:
         def result() -> None:
-            raise TrainingError(f"{member} could not be trained")
+            raise MemberFailed(member, f"{member} could not be trained", "hung", 2)
 
         return SimpleNamespace(result=result)
 
@@ -112,11 +146,12 @@ def test_the_flow_lets_a_member_wait_for_the_one_that_it_follows(monkeypatch: py
     monkeypatch.setattr(train_flow, "start_run", lambda plan: RunRecord("run", "r"))
     monkeypatch.setattr(train_flow, "track_plan", lambda plan, run: None)
     monkeypatch.setattr(train_flow, "train_member", SimpleNamespace(submit=submit))
-    monkeypatch.setattr(train_flow, "track_member", lambda plan, run, member: "child")
+    monkeypatch.setattr(train_flow, "track_member", lambda plan, run, member: tracked.append(member))
     monkeypatch.setattr(train_flow, "fail_run", lambda *given: ended.append(given))
     with pytest.raises(TrainingError, match="a could not be trained; b-1 could"):
-        train_flow.train.fn(SimpleNamespace(name="r"))
+        train_flow.train.fn(SimpleNamespace(name="r", training=Training()))
     assert list(waited) == ["a", "b-1", "b-2", "b-3"]
     assert [waited["a"], waited["b-1"]] == [[], []]
     assert (waited["b-2"], waited["b-3"]) == ([allow_failure(futures["b-1"])], [allow_failure(futures["b-2"])])
+    assert tracked[0] == FailedMember("a", "a could not be trained", "hung", 2)
     assert ended[0][-1] == "FAILED"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fuseline.component import Component
 from fuseline.errors import RecipeError
-from fuseline.recipe import Recipe, dump_recipe, load_recipe
+from fuseline.recipe import Limits, Recipe, dump_recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -317,6 +317,15 @@ def test_no_text_gets_through_but_as_a_recipe_or_a_refusal(load: Loader, text: s
         ("name: tea\n", f"name: {'t' * 65}\n", "name: "),
         ("name: tea\n", "", "name: this key is required"),
         ("name: tea\n", "name: tea\ntraining: {device: gpu}\n", "training.device: "),
+        ("name: tea\n", "name: tea\ntraining: {min_members: 0}\n", "training.min_members: "),
+        ("name: tea\n", "name: tea\ntraining: {min_members: 5}\n", "training.min_members asks for 5 of 4 members; ask for fewer"),
+        ("name: tea\n", "name: tea\ntraining: {checkpoint_minutes: 0}\n", "training.checkpoint_minutes: "),
+        ("name: tea\n", "name: tea\ntraining: {limits: {minutes: 0}}\n", "training.limits.minutes: "),
+        ("name: tea\n", "name: tea\ntraining: {limits: {silent_minutes: .inf}}\n", "training.limits.silent_minutes: "),
+        ("name: tea\n", "name: tea\ntraining: {limits: {memory_gib: -1}}\n", "training.limits.memory_gib: "),
+        ("name: tea\n", "name: tea\ntraining: {limits: {retries: 11}}\n", "training.limits.retries: "),
+        ("name: tea\n", "name: tea\ntraining: {limits: {wait_seconds: -1}}\n", "training.limits.wait_seconds: "),
+        ("name: tea\n", "name: tea\ntraining: {limits: {hours: 1}}\n", "training.limits.hours: this key"),
         ("name: tea\n", "name: tea\nevaluation: {level: 1}\n", "evaluation.level: "),
         ("name: tea\n", "name: tea\nevaluation: {resamples: 99}\n", "evaluation.resamples: "),
         ("name: tea\n", "name: tea\nfusion: {folds: 1}\n", "fusion.folds: "),
@@ -401,6 +410,7 @@ members:
   - {name: a, count: 2, architecture: mlp, numbers: {quantile: {quantiles: 9}}, average: ema, strategy: {snapshots: {cycles: 2}}}
   - {name: b, architecture: mlp, freeze: [backbone.*], rates: {heads.*: 10, "*": 0.1}}
   - {name: c, architecture: mlp, trained: {path: /w.pt, mean: [0.5, 0], std: [0.2, 1]}}
+training: {min_members: 4, checkpoint_minutes: 0.5, limits: {minutes: 90, memory_gib: 1.5, wait_seconds: 0}}
 """
 
 
@@ -411,6 +421,8 @@ def test_everything_that_may_be_said_is_kept(load: Loader) -> None:
     assert grade.class_weights == Component(name="effective_number", settings={"beta": 0.9})
     assert (notes.columns, notes.missing, notes.class_weights) == (["sweet", "bitter"], "refuse", None)
     assert (price.levels, recipe.columns("price")) == ([0.1, 0.5], ["euros"])
+    assert (recipe.training.quorum(4), recipe.training.checkpoint_minutes) == (4, 0.5)
+    assert recipe.training.limits == Limits(minutes=90, silent_minutes=30, memory_gib=1.5, retries=1, wait_seconds=0)
     a, b, c = recipe.members
     assert a.numbers == Component(name="quantile", settings={"quantiles": 9})
     assert (a.average, a.strategy) == (Component(name="ema"), Component(name="snapshots", settings={"cycles": 2}))

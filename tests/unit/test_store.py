@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -14,14 +15,30 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import fuseline
 from fuseline import store as module
+from fuseline.disk import NoRoomError
 from fuseline.recipe import Split
-from fuseline.store import MANIFEST, Store, code_version, content_key, home, locked, read_json, sha256_of, write_json
+from fuseline.store import (
+    MANIFEST,
+    Store,
+    code_version,
+    content_key,
+    home,
+    locked,
+    locked_if_free,
+    read_json,
+    sha256_of,
+    write_atomic,
+    write_json,
+)
 
 MAKER = """
 import sys
@@ -196,6 +213,43 @@ def test_a_damaged_entry_is_made_again_with_a_warning(
     assert words in record.getMessage()
 
 
+def link_to_its_copy(file: Path) -> None:
+    """The same bytes, but in a file that somebody else may change."""
+    copy = file.parents[2] / "copy"
+    copy.write_bytes(file.read_bytes())
+    file.unlink()
+    file.symlink_to(copy)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda place: (place / "b").write_bytes(b"2"), "b does not belong there"),
+        (lambda place: (place / "deep").mkdir() or (place / "deep" / MANIFEST).write_bytes(b"{}"), "deep/manifest.json does not"),
+        (lambda place: (place / "b").symlink_to("/etc"), "b does not belong there"),
+        (lambda place: link_to_its_copy(place / "a"), "a has changed"),
+        (lambda place: (place / "a").unlink() or (place / "a").mkdir(), "a is missing"),
+    ],
+    ids=["file", "manifest", "link to a folder", "link to a file", "folder"],
+)
+def test_what_the_manifest_does_not_say_is_damage_too(
+    store: Store, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object], words: str
+) -> None:
+    place, _ = store.make("thing", "key", writes(a=b"1"))
+    damage(place)
+    with caplog.at_level(logging.WARNING):
+        assert store.make("thing", "key", writes(a=b"1")) == (place, False)
+    assert words in caplog.text
+    assert sorted(path.name for path in place.iterdir()) == ["a", MANIFEST]
+
+
+def test_a_name_in_the_manifest_that_leads_out_of_the_entry_is_damage(store: Store) -> None:
+    place, _ = store.make("thing", "key", writes(a=b"1"))
+    (place.parent / "outside").write_bytes(b"1")
+    write_json(place / MANIFEST, {"a": sha256_of(place / "a"), "../outside": sha256_of(place / "a")})
+    assert store.find("thing", "key") is None
+
+
 def test_a_damaged_entry_is_not_found(store: Store) -> None:
     place, _ = store.make("thing", "key", writes(a=b"1"))
     flip(place / "a")
@@ -240,11 +294,56 @@ def test_a_process_killed_while_it_builds_leaves_no_entry_and_its_litter_is_swep
     assert list((store.root / "thing").iterdir()) == [store.path("thing", "key")]
 
 
-def test_the_litter_of_another_key_is_left_alone(store: Store) -> None:
-    other = store.root / "thing" / ".keyring-abc"
-    other.mkdir(parents=True)
-    store.make("thing", "key", writes(a=b"1"))
-    assert other.is_dir()
+def test_the_litter_of_another_key_is_left_alone_while_its_maker_lives(store: Store, tmp_path: Path, start: Start) -> None:
+    maker = start(MAKER, store.root, tmp_path / "builds")
+    assert hear(maker) == "ready"
+    go_on(maker)
+    assert hear(maker) == "building"
+    (litter,) = (store.root / "thing").iterdir()
+    store.make("thing", "other", writes(a=b"1"))
+    assert content(litter) == {"half": b"half"}
+    maker.kill()
+    maker.wait()
+    store.make("thing", "third", writes(a=b"1"))
+    assert sorted(path.name for path in (store.root / "thing").iterdir()) == ["other", "third"]
+
+
+def test_an_entry_is_gone_at_once_and_not_bit_by_bit(store: Store, tmp_path: Path, start: Start) -> None:
+    """Its remover is killed when it has begun to remove files."""
+    place, _ = store.make("thing", "key", writes(a=b"1", b=b"2"))
+    script = """
+import os, shutil, signal, sys
+from pathlib import Path
+from fuseline import store as module
+
+def remove(folder, *args, **kwargs):
+    next(Path(folder).iterdir()).unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+shutil.rmtree = remove
+module.Store(Path(sys.argv[1])).discard("thing", "key")
+"""
+    assert start(script, store.root).wait() == -9
+    assert not place.exists()
+    assert len(list((store.root / "thing").iterdir())) == 1
+    store.make("thing", "other", writes(a=b"1"))
+    assert [path.name for path in (store.root / "thing").iterdir()] == ["other"]
+
+
+def test_all_is_on_the_disk_before_the_entry_is_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, bool]] = []
+    place = store.path("thing", "key")
+
+    def fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((path.name, place.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store.make("thing", "key", writes(a=b"1", deep__b=b"2"))
+    before, after = ([name for name, there in synced if there is is_there] for is_there in (False, True))
+    temporary = next(name for name in before if name.startswith(".key-"))
+    assert sorted(before) == sorted(["a", "b", "deep", MANIFEST, temporary])
+    assert after == ["thing", "store"]
 
 
 def test_processes_that_make_one_key_build_it_once(store: Store, tmp_path: Path, start: Start) -> None:
@@ -290,10 +389,167 @@ def test_who_waits_for_a_lock_is_told_who_holds_it(tmp_path: Path, start: Start)
         assert lock.read_text() == f"process {os.getpid()}"
 
 
+def test_who_waits_for_an_entry_is_told_who_makes_it(
+    store: Store, tmp_path: Path, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    maker = start(MAKER, store.root, tmp_path / "builds")
+    assert hear(maker) == "ready"
+    go_on(maker)
+    assert hear(maker) == "building"
+    caplog.handler.addFilter(lambda record: go_on(maker) or True)  # who is told lets it go on
+    with caplog.at_level(logging.WARNING):
+        assert store.make("thing", "key", never) == (store.path("thing", "key"), True)
+    assert caplog.messages == [f"thing key is being made by process {maker.pid}; waiting until it is there"]
+
+
+def test_a_lock_that_was_removed_while_we_waited_is_none(tmp_path: Path, start: Start) -> None:
+    lock = tmp_path / "a.lock"
+    holder = start(HOLDER, lock)
+    assert hear(holder) == "held"
+
+    def waiting(who: str) -> None:
+        lock.unlink()
+        go_on(holder)
+
+    with locked(lock, waiting), locked_if_free(lock) as ours:
+        assert not ours, "two hold it"
+
+
+def test_a_lock_is_taken_only_if_it_is_free(tmp_path: Path) -> None:
+    lock = tmp_path / "deep" / "a.lock"
+    with locked_if_free(lock) as ours:
+        assert ours
+        with locked_if_free(lock) as again:
+            assert not again
+    with locked(lock), locked_if_free(lock) as ours:
+        assert not ours
+    with locked_if_free(lock) as ours:
+        assert ours
+
+
 def test_a_free_lock_makes_nobody_wait(tmp_path: Path) -> None:
     for _ in range(2):
         with locked(tmp_path / "a.lock", pytest.fail):
             pass
+
+
+# ------------------------------------------------------------------------------------------------------------- full disk
+
+MB = 2**20
+
+
+@pytest.fixture
+def full() -> Iterator[Callable[[int], None]]:
+    """Let no file grow beyond so many bytes, which ends a write as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+WRITERS: dict[str, Callable[[Path, int], object]] = {
+    "python": lambda file, size: file.write_bytes(bytes(size)),
+    "numpy": lambda file, size: np.save(file.with_suffix(".npy"), np.zeros(size, np.uint8)),
+    "npz": lambda file, size: np.savez(file.with_suffix(".npz"), a=np.zeros(size, np.uint8)),
+    "safetensors": lambda file, size: save_file({"a": torch.zeros(size, dtype=torch.uint8)}, file),
+    "torch": lambda file, size: torch.save(torch.zeros(size, dtype=torch.uint8), file),
+    "parquet": lambda file, size: pd.DataFrame({"a": np.random.default_rng(0).random(size // 8)}).to_parquet(file),
+    "json": lambda file, size: write_json(file, "a" * size),
+}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False).returncode:
+        pytest.skip("a disk can be mounted by root alone")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.mark.parametrize("left", [0, 8192, 2**19])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_disk_that_is_really_full_is_one_sentence_and_leaves_no_half_entry(small_disk: Path, writer: str, left: int) -> None:
+    store = Store(small_disk / "store")
+    store.make("thing", "before", writes(a=b"1"))
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - left))
+    with pytest.raises(NoRoomError, match=f"thing key in {store.root}, where "):
+        store.make("thing", "key", lambda folder: WRITERS[writer](folder / "file", max(2 * left, 3000)) and None)
+    assert [path.name for path in (store.root / "thing").iterdir()] == ["before"]
+    ballast.unlink()
+    assert store.make("thing", "key", lambda folder: WRITERS[writer](folder / "file", 3000) and None)[1] is False
+    assert store.find("thing", "before") is not None
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3, 4), (0, 5)])
+@pytest.mark.parametrize("dtype", ["<f8", "|b1", "<U7", "|S3", "<M8[us]"])
+def test_arrays_of_any_shape_are_whole(store: Store, shape: tuple[int, ...], dtype: str) -> None:
+    place, _ = store.make("thing", "key", lambda folder: np.save(folder / "a.npy", np.zeros(shape, dtype)))
+    assert np.load(place / "a.npy").shape == shape
+
+
+@pytest.mark.parametrize("size", [3 * MB, 3000], ids=["large", "small"])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_entry(
+    store: Store, full: Callable[[int], None], writer: str, size: int
+) -> None:
+    store.make("thing", "before", writes(a=b"1"))
+    full(size // 3)
+    with pytest.raises(NoRoomError) as caught:
+        store.make("thing", "key", lambda folder: WRITERS[writer](folder / "file", size) and None)
+    full(resource.RLIM_INFINITY)
+    sentence = str(caught.value)
+    assert f"There is no room for thing key in {store.root}, where" in sentence
+    assert "are free" in sentence
+    assert "fuseline gc" in sentence
+    assert [path.name for path in (store.root / "thing").iterdir()] == ["before"]
+    assert store.make("thing", "key", lambda folder: WRITERS[writer](folder / "file", size) and None)[1] is False
+
+
+def test_those_of_several_entries_that_had_room_stay(store: Store, full: Callable[[int], None]) -> None:
+    def build(missing: list[str]) -> Iterator[tuple[str, Callable[[Path], None]]]:
+        for key in missing:
+            yield key, writes(a=bytes(10 if key == "a" else 2 * MB))
+
+    full(MB)
+    with pytest.raises(NoRoomError, match="thing b"):
+        store.make_all("thing", ["a", "b", "c"], build)
+    assert [path.name for path in (store.root / "thing").iterdir()] == ["a"]
+
+
+def test_another_error_stays_what_it_is(store: Store) -> None:
+    def build(folder: Path) -> None:
+        (folder / "none" / "file").write_bytes(b"")
+
+    with pytest.raises(FileNotFoundError):
+        store.make("thing", "key", build)
+    for error in (RuntimeError("odd"), OSError("odd")):
+        with pytest.raises(type(error), match="odd"):
+            store.make("thing", "key", lambda folder, error=error: (_ for _ in ()).throw(error))
+
+
+def test_a_full_disk_does_not_keep_a_lock_from_being_held(tmp_path: Path, full: Callable[[int], None]) -> None:
+    full(0)
+    with locked(tmp_path / "a.lock"), locked_if_free(tmp_path / "a.lock") as ours:
+        assert not ours
+
+
+def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path: Path, full: Callable[[int], None]) -> None:
+    file = tmp_path / "deep" / "a.json"
+    write_atomic(file, "é")
+    assert file.read_bytes() == "é".encode()
+    write_atomic(file, b"old")
+    full(MB)
+    with pytest.raises(NoRoomError, match=r"a\.json in .*deep"):
+        write_atomic(file, bytes(2 * MB))
+    full(resource.RLIM_INFINITY)
+    assert content(tmp_path) == {"deep/a.json": b"old"}
 
 
 # ----------------------------------------------------------------------------------------------------------------- keys

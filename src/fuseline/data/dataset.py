@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fuseline.component import complete
 from fuseline.data.files import Raw
-from fuseline.data.schema import Arrays, Schema, TargetSchema, as_words
+from fuseline.data.schema import Arrays, Schema, TargetSchema, as_words, plain
 from fuseline.data.sources import SOURCES, origin_key
 from fuseline.data.targets import encode
 from fuseline.errors import DataError
@@ -61,7 +61,7 @@ def prepare(data: Data, targets: Mapping[str, Target], store: Store, group: str 
 
     Raises:
         RecipeError: the source or its settings are unknown.
-        DataError: names the file, and the row or column that is wrong.
+        DataError: names the file, and the row or column that is wrong, or says that the data are not those of the fingerprint.
     """
     source = complete(data.source, SOURCES, "data.source")
     columns = {name: target.columns or [target.column or name] for name, target in targets.items()}
@@ -71,7 +71,7 @@ def prepare(data: Data, targets: Mapping[str, Target], store: Store, group: str 
     }
     key = content_key(
         origin=origin_key(source),
-        data=data.model_dump(mode="json", exclude={"source", "split"}),
+        data=data.model_dump(mode="json", exclude={"source", "split", "fingerprint"}),
         split_column=data.split.column,
         group=group,
         targets=wanted,
@@ -80,10 +80,21 @@ def prepare(data: Data, targets: Mapping[str, Target], store: Store, group: str 
 
     def build(folder: Path) -> None:
         raw: Raw = SOURCES[source.name](**source.settings)
-        _save(_check(raw, data, targets, columns, group), folder)
+        dataset = _check(raw, data, targets, columns, group)
+        _expect(data.fingerprint, dataset)
+        _save(dataset, folder)
 
     place, reused = store.make("data", key, build)
-    return read(place), reused
+    dataset = read(place)
+    _expect(data.fingerprint, dataset)
+    return dataset, reused
+
+
+def _expect(fingerprint: str | None, dataset: Dataset) -> None:
+    """Refuse other data than those that the recipe means."""
+    if fingerprint not in (None, dataset.fingerprint):
+        text = f"{dataset.origin}: the data have changed or are damaged, for their fingerprint is {dataset.fingerprint}"
+        raise DataError(f"{text} and not {fingerprint}; put the old ones back, or mend data.fingerprint.")
 
 
 def read(folder: Path) -> Dataset:
@@ -230,7 +241,7 @@ def _split_column(frame: pd.DataFrame, data: Data, where: str) -> NDArray[Any] |
         times = pd.to_datetime(column, utc=True, errors="coerce")
     if (lost := times.isna().to_numpy()).any():
         row = int(lost.argmax())
-        raise DataError(f"{where}: split column {split.column!r}, row {row}: {column.iloc[row]!r} is not a time.")
+        raise DataError(f"{where}: split column {split.column!r}, row {row}: {plain(column.iloc[row])!r} is not a time.")
     return times.dt.tz_localize(None).to_numpy("datetime64[us]").astype(np.int64)
 
 

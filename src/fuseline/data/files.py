@@ -10,9 +10,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+import psutil
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fuseline.data.archives import check_npz
+from fuseline.disk import readable
 from fuseline.errors import DataError, first_line
 
 
@@ -62,8 +65,9 @@ def from_parquet(*, path: str) -> Raw:
     """A Parquet file, one row per row."""
     file = existing(path)
     try:
+        _check_parquet(file)
         frame = pd.read_parquet(file)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         raise DataError(f"{file}: not readable as Parquet: {first_line(error)}.") from None
     if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()
@@ -86,11 +90,29 @@ def from_csv(*, path: str, separator: Annotated[str, Field(min_length=1, max_len
     return Raw(frame, str(file))
 
 
+def _check_parquet(file: Path) -> None:
+    """Refuse a table that would not fit into memory with a byte per value: equal values take next to nothing in the file."""
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]  # pandas loads it too, but no sooner
+
+    with pq.ParquetFile(file) as table:
+        size = table.metadata.num_rows * table.metadata.num_columns
+    memory = psutil.virtual_memory().available
+    if size > memory:
+        raise DataError(
+            f"{file}: its {size:,} values take more memory than the {readable(memory)} that are free; use fewer rows."
+        )
+
+
 def _npz_arrays(file: Path) -> dict[str, NDArray[Any]]:
     """Every array of an archive. A damaged one fails in as many ways as there are places for the damage."""
     try:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with file.open("rb") as opened:
+            check_npz(opened, file)
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(f"{file}: not readable as npz without pickle: {first_line(error)}.") from None
 

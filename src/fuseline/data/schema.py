@@ -149,6 +149,15 @@ class Schema(Part):
         return stored
 
 
+def plain(value: Any) -> Any:
+    """A value of NumPy's as Python's own.
+
+    >>> plain(np.float64("inf")), plain("word")
+    (inf, 'word')
+    """
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def as_words(column: pd.Series[Any]) -> pd.Series[Any]:
     """A column as words, missing values kept; whole numbers lose a ``.0`` that a missing value gave them."""
 
@@ -200,7 +209,7 @@ def _number(column: pd.Series[Any], where: str, first: int) -> NDArray[np.float6
     lost = np.isnan(values) & column.notna().to_numpy()
     if lost.any():
         row = int(lost.argmax())
-        raise DataError(f"{where}: column {column.name!r}, row {first + row}: {column.iloc[row]!r} is not a number.")
+        raise DataError(f"{where}: column {column.name!r}, row {first + row}: {plain(column.iloc[row])!r} is not a number.")
     if np.isinf(values).any():
         row = int(np.isinf(values).argmax())
         raise DataError(

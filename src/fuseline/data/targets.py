@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fuseline.data.schema import TargetSchema
+from fuseline.data.schema import TargetSchema, plain
 from fuseline.errors import DataError
 from fuseline.recipe import Target
 
@@ -52,7 +52,7 @@ def _values(column: pd.Series[Any], where: str) -> NDArray[np.float64]:
     values = numbers.to_numpy(np.float64, na_value=np.nan)
     if (bad := ~np.isfinite(values) & column.notna().to_numpy()).any():
         row = int(bad.argmax())
-        raise DataError(f"{where}: target column {column.name!r}, row {row}: {column.iloc[row]!r} is not a finite number.")
+        raise DataError(f"{where}: target column {column.name!r}, row {row}: {plain(column.iloc[row])!r} is not a finite number.")
     return values
 
 
@@ -60,7 +60,7 @@ def _binary(column: pd.Series[Any], where: str) -> NDArray[np.float32]:
     values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(np.float32, na_value=np.nan)
     if (bad := ~np.isin(values, (0, 1)) & column.notna().to_numpy()).any():
         row = int(bad.argmax())
-        raise DataError(f"{where}: target column {column.name!r}, row {row}: {column.iloc[row]!r} is neither 0 nor 1.")
+        raise DataError(f"{where}: target column {column.name!r}, row {row}: {plain(column.iloc[row])!r} is neither 0 nor 1.")
     return values
 
 
@@ -93,8 +93,7 @@ def _classes(column: pd.Series[Any], target: Target, where: str) -> tuple[Target
 
 
 def _label(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = plain(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, bool | int | float) else str(value)

@@ -8,13 +8,13 @@ file for a twin of the same sum later on.
 
 from __future__ import annotations
 
-import tarfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -22,12 +22,13 @@ import PIL
 from PIL import Image
 
 from fuseline.component import unknown
+from fuseline.data.archives import OPENERS, refuse_swelling, unpack_tar, unpack_zip
 from fuseline.data.checksums import md5_of_known, read_sums, verify
 from fuseline.data.decoding import Size, stack
 from fuseline.data.files import Raw
 from fuseline.data.vision_catalogue import LEFT_OUT, VISION_SETS, Division
 from fuseline.errors import DataError, RecipeError, first_line
-from fuseline.store import content_key, sha256_of
+from fuseline.store import content_key, locked, sha256_of
 
 PICKLED = ("CIFAR10", "CIFAR100")
 
@@ -114,8 +115,7 @@ def _open(name: str, root: str, split: str | None, download: bool, checksums: st
     folder = Path(root)
     if download and not chosen.download:
         raise DataError(f"{root}: torchvision can't download {name}; put its files there and remove 'download: true'.")
-    if not download:
-        _files(name, folder, division)
+    files = [] if download else _files(name, folder, division)
     sums = read_sums(checksums) if checksums else {}
     verify(folder, sums)
     for file in (file for pattern in chosen.unpickled for file in sorted(folder.glob(pattern))):
@@ -128,7 +128,10 @@ def _open(name: str, root: str, split: str | None, download: bool, checksums: st
         kind = _with_sums(kind, folder, sums)
     extra = {"download": download} if chosen.download else {}
     try:
-        with _careful():
+        for file in files:
+            if file.suffix in OPENERS:  # the class would read it as a whole
+                refuse_swelling(file)
+        with locked(folder / ".fuseline.lock") if download else nullcontext(), _careful():
             return {part: [kind(root, **piece, **extra) for piece in pieces] for part, pieces in division.parts.items()}
     except Exception as error:  # each class has its own way to fail at what is missing, damaged or out of reach
         what = "can't be downloaded or read" if download else "can't be read"
@@ -161,19 +164,37 @@ def _with_sums(kind: Any, root: Path, sums: dict[str, str]) -> Any:
 
 @contextmanager
 def _careful() -> Iterator[None]:
-    """Archives may not write outside their folder while a set is fetched (Python's own filter for data), and the pickles of
+    """While a set is fetched, archives are unpacked by our own functions: bounded, and into their folder alone. The pickles of
     CIFAR, written by NumPy 1, may say 0 for False."""
-    before = tarfile.TarFile.__dict__.get("extraction_filter")
-    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    from torchvision.datasets import utils  # type: ignore[import-untyped]
+
+    with (
+        _replaced(utils._ARCHIVE_EXTRACTORS, {".tar": partial(_unpack, unpack_tar), ".zip": partial(_unpack, unpack_zip)}),
+        _replaced(utils._COMPRESSED_FILE_OPENERS, {suffix: partial(_bounded, suffix) for suffix in OPENERS}),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", message=".*align should be passed")
+        yield
+
+
+@contextmanager
+def _replaced(table: dict[str, Any], entries: Mapping[str, Any]) -> Iterator[None]:
+    before = dict(table)
+    table.update(entries)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*align should be passed")
-            yield
+        yield
     finally:
-        if before is None:
-            del tarfile.TarFile.extraction_filter
-        else:
-            tarfile.TarFile.extraction_filter = before
+        table.update(before)
+
+
+def _unpack(unpack: Callable[[Path, Path], None], packed: str | Path, folder: str | Path, *_: Any) -> None:
+    unpack(Path(packed), Path(folder))
+
+
+def _bounded(suffix: str, packed: str | Path, mode: str) -> IO[bytes]:
+    refuse_swelling(Path(packed))
+    opened: IO[bytes] = OPENERS[suffix](packed, mode)
+    return opened
 
 
 def _order(keys: list[Any]) -> list[int]:

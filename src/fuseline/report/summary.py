@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from fuseline.tracking.registry import Registered
+    from fuseline.tracking.delivery import Registered
 
 Tree = dict[str, Any]
 
 
-def member_entries(report: Mapping[str, Any], status: Mapping[str, str]) -> list[Tree]:
-    """Every member with its status and, per target, its test metrics."""
-    return [{"name": name, "status": state, "metrics": _metrics(report, "members", name)} for name, state in status.items()]
+def member_entries(report: Mapping[str, Any], members: Sequence[Result]) -> list[Tree]:
+    """Every member with its status and, per target, its test metrics; or why it failed."""
+    return [
+        {"name": m.name, "status": m.status, "metrics": _metrics(report, "members", m.name)}
+        | ({"reason": getattr(m, "reason", "")} if m.status == "failed" else {})
+        for m in members
+    ]
 
 
 def candidate_entries(report: Mapping[str, Any]) -> list[Tree]:
@@ -89,16 +94,23 @@ class Result(Protocol):
     def status(self) -> str: ...
 
 
-def assemble(run_id: str, recipe: str, members: Sequence[Result], report: Mapping[str, Any], version: Registered) -> Tree:
-    """The summary of a run, all but its timing."""
-    status = {member.name: member.status for member in members}
+def assemble(recipe: str, members: Sequence[Result], report: Mapping[str, Any]) -> Tree:
+    """The summary of a run, all but its timing and what only MLflow knows: see :func:`tracked`."""
+    counts = Counter(member.status for member in members)
     return {
-        "run_id": run_id,
+        "run_id": None,
         "recipe": recipe,
-        "members": member_entries(report, status),
+        "members": member_entries(report, members),
         "candidates": candidate_entries(report),
         "best": best(report),
-        "registered": {"name": version.name, "version": version.version, "aliases": version.aliases},
-        "trained": sum(state == "trained" for state in status.values()),
-        "reused": sum(state == "reused" for state in status.values()),
+        "registered": None,
+        "tracking": "waiting",
+        **{status: counts[status] for status in ("trained", "reused", "failed")},
     }
+
+
+def tracked(summary: Mapping[str, Any], run_id: str | None, version: Registered | None, waiting: bool) -> Tree:
+    """A summary with MLflow's id of the run and the version that was registered, as far as MLflow has been told by now."""
+    registered = None if version is None else {"name": version.name, "version": version.version, "aliases": version.aliases}
+    state = "waiting" if waiting else "delivered"
+    return {**summary, "run_id": run_id, "registered": registered, "tracking": state}

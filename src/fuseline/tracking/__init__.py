@@ -1,4 +1,8 @@
-"""Tracking and registry: the only package that imports mlflow (but for the model file that MLflow itself loads)."""
+"""Tracking and registry: the only package that imports mlflow (but for the model file that MLflow itself loads).
+
+A run tells a spool on disk (``spool``), and a thread of its process tells MLflow (``deliver``): so the run neither waits for
+MLflow nor fails because of it. What a run itself calls imports nothing of MLflow.
+"""
 
 import os
 import warnings
@@ -7,7 +11,4 @@ import warnings
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is for the summary
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", UserWarning)  # mlflow warns of its own type hints while it is imported
-    import mlflow.pyfunc  # noqa: F401
+warnings.filterwarnings("ignore", ".*(Any type hint|Add type hints)", UserWarning)  # mlflow warns of its own while it is imported

@@ -8,8 +8,8 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
-from fuseline.tracking.runs import KIND, RECIPE
 from fuseline.tracking.settings import Settings
+from fuseline.tracking.tags import KIND, RECIPE
 
 
 def past_runs(settings: Settings, recipe: str | None, most: int) -> list[dict[str, Any]]:

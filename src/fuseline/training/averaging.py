@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
+from fuseline.training.checkpoint import put, tensors
+
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -46,6 +48,24 @@ class Average:
             statistics_anew(self._averaged.module, batches)
         return self._averaged.module.eval()
 
+    def saved(self) -> dict[str, Any]:
+        """What it has come to, for a checkpoint."""
+        return {"averaged": None if self._averaged is None else tensors(self._averaged)}
+
+    def restore(self, saved: dict[str, Any], network: nn.Module) -> None:
+        """Go on from what was saved of an average of the same kind of network.
+
+        Raises:
+            ValueError: it was another kind.
+        """
+        self._averaged = None
+        if saved["averaged"] is not None:
+            self._averaged = self._begun(network)
+            put(self._averaged, saved["averaged"])
+
+    def _begun(self, network: nn.Module) -> AveragedModel:
+        return AveragedModel(network)
+
 
 class MovingAverage(Average):
     """After every step t: average ← d · average + (1 − d) · network, with d = min(decay, (1 + t) / (10 + t))."""
@@ -59,7 +79,7 @@ class MovingAverage(Average):
     @torch.no_grad()
     def after_step(self, network: nn.Module) -> None:
         if self._averaged is None:
-            self._averaged = AveragedModel(network, multi_avg_fn=self._blend)
+            self._averaged = self._begun(network)
         self._averaged.update_parameters(network)  # the buffers are the network's now
         for name, buffer in self._averaged.module.named_buffers():
             if buffer.is_floating_point():
@@ -68,6 +88,18 @@ class MovingAverage(Average):
                 buffer.copy_(torch.where(old == buffer, buffer, old.lerp(buffer, self._weight())))
                 self._buffers[name] = buffer.clone()
         self.step += 1
+
+    def saved(self) -> dict[str, Any]:
+        return {**super().saved(), "step": self.step}
+
+    def restore(self, saved: dict[str, Any], network: nn.Module) -> None:
+        super().restore(saved, network)
+        self.step = saved["step"]
+        buffers = [] if self._averaged is None else self._averaged.module.named_buffers()
+        self._buffers = {name: buffer.clone() for name, buffer in buffers if buffer.is_floating_point()}
+
+    def _begun(self, network: nn.Module) -> AveragedModel:
+        return AveragedModel(network, multi_avg_fn=self._blend)
 
     def _blend(self, averaged: Tensors, current: Tensors, _: Tensor | int) -> None:
         torch._foreach_lerp_(averaged, current, self._weight())
@@ -87,7 +119,7 @@ class EpochAverage(Average):
 
     def after_epoch(self, network: nn.Module, progress: float) -> None:
         if progress >= self.start:
-            self._averaged = self._averaged or AveragedModel(network)
+            self._averaged = self._averaged or self._begun(network)
             self._averaged.update_parameters(network)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
@@ -11,6 +12,7 @@ from fuseline.devices import autocast
 from fuseline.models.network import Branch, Network
 from fuseline.models.preprocessing import Batch
 from fuseline.models.stack import Stack
+from fuseline.training.checkpoint import put, tensors
 from fuseline.training.pace import Pace
 
 
@@ -46,6 +48,18 @@ class Alone:
     def keep(self, index: Tensor, optimizer: optim.Optimizer) -> None:
         """The only one is kept, or nothing goes on."""
 
+    def saved(self) -> dict[str, Any]:
+        """All that steps have changed, for a checkpoint."""
+        return {"tensors": tensors(self.module)}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved of the same networks.
+
+        Raises:
+            ValueError: they were others.
+        """
+        put(self.module, saved["tensors"])
+
 
 class Together:
     """K networks as a stack, of which some may leave."""
@@ -77,6 +91,16 @@ class Together:
             buffer.data = buffer.data[index]
         self.generators = [self.generators[i] for i in index.tolist()]
         self.stack.draw_from(self.generators)
+
+    def saved(self) -> dict[str, Any]:
+        """As :meth:`Alone.saved`."""
+        return {"tensors": tensors(self.module), "generators": [generator.get_state() for generator in self.generators]}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """As :meth:`Alone.restore`."""
+        put(self.module, saved["tensors"])
+        for generator, state in zip(self.generators, saved["generators"], strict=True):
+            generator.set_state(state)
 
 
 def _float(raw: dict[str, Tensor]) -> dict[str, Tensor]:

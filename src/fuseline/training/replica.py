@@ -21,6 +21,7 @@ from fuseline.models.architectures import ARCHITECTURES
 from fuseline.models.network import Network, NetworkSpec, parameters
 from fuseline.partition import Rows, Share
 from fuseline.store import Store, code_version, content_key, read_json, write_json
+from fuseline.training.checkpoint import FOLDER, Care, Checkpoint, Keeper
 from fuseline.training.strategies import start
 from fuseline.training.train import Epoch, Trained, TrainSpec, load, say_all, train, train_together
 
@@ -58,67 +59,119 @@ class ReplicaJob:
         )
 
 
-def train_into(store: Store, data: Path, job: ReplicaJob, report: Callable[[Epoch], None], device: str | None = None) -> bool:
+Writes = Callable[[Path], None]
+
+
+def train_into(
+    store: Store,
+    data: Path,
+    job: ReplicaJob,
+    report: Callable[[Epoch], None],
+    device: str | None = None,
+    care: Care = Care(),  # noqa: B008 (it is immutable)
+) -> bool:
     """Train a replica into the store, unless it is there; says whether it was.
 
+    A checkpoint in the store's root keeps what was done until the replica is there. On a CPU a replica that goes on from one
+    becomes bit by bit what it would have been without an interruption; ``seconds`` in its ``training.json`` are those of all
+    attempts.
+
     Args:
+        report: is told of its epochs, those that stand in a checkpoint excepted.
         device: the very one to train on, where the job's specification names a kind.
 
     Raises:
         TrainingError: it can't be trained, or one that it follows is not in the store.
+        Stopped: ``care`` said so; its checkpoint is there.
+        OSError: there is no room for a checkpoint, or for the replica; the last checkpoint is there.
     """
     dataset = datasets.read(data)
+    key = job.key(dataset)
 
-    def build(folder: Path) -> None:
-        started = time.perf_counter()
-        takes_over = start(job.strategy, _folders(store, job, dataset), dataset, job.share.train)
-        trained = train(dataset, _on(job.spec, device), job.share, job.seed, report, takes_over)
-        _write(folder, dataset, job, trained, _on(job.spec, device).device, time.perf_counter() - started)
+    def build(missing: list[str]) -> Iterator[tuple[str, Writes]]:
+        checkpoint = Checkpoint(store.root / FOLDER, key)
+        if missing:
+            spec, keeper = _on(job.spec, device), Keeper(checkpoint, care)
+            takes_over = start(job.strategy, _folders(store, job, dataset), dataset, job.share.train)
+            trained = train(dataset, spec, job.share, job.seed, report, takes_over, keeper)
+            yield key, partial(_write, dataset, job, trained, spec.device, keeper.seconds, care.pulse)
+        checkpoint.drop()
 
-    return store.make(KIND, job.key(dataset), build)[1]
+    return store.make_all(KIND, [key], build)[0]
 
 
 def train_together_into(
-    store: Store, data: Path, jobs: Sequence[ReplicaJob], report: Callable[[int, Epoch], None], device: str | None = None
+    store: Store,
+    data: Path,
+    jobs: Sequence[ReplicaJob],
+    report: Callable[[int, Epoch], None],
+    device: str | None = None,
+    care: Care = Care(),  # noqa: B008 (it is immutable)
 ) -> list[bool | TrainingError]:
     """Train those of some replicas that the store lacks as one stacked program; says of each whether it was there, or why not.
 
+    They share one checkpoint, which is there until all are in the store. Who goes on from it trains all that it began with, some
+    of which may be in the store by then: a stack of the others would become something else, by rounding.
+
     Args:
         jobs: of one specification, and alike in the sense of :func:`fuseline.training.train.stacking`.
-        report: is told of a replica's epochs by its position among the jobs.
-        device: as for :func:`train_into`.
+        report: is told of the epochs of those that the store lacks, by their position among the jobs.
+        device, care: as for :func:`train_into`.
+
+    Raises:
+        TrainingError: the device is out of memory.
+        Stopped, OSError: as for :func:`train_into`.
     """
     dataset = datasets.read(data)
     keys = [job.key(dataset) for job in jobs]
     failed: dict[str, TrainingError] = {}
 
-    def build(missing: list[str]) -> Iterator[tuple[str, Callable[[Path], None]]]:
-        positions = [keys.index(key) for key in missing]
-        its = [jobs[position] for position in positions]
-        if not its:
-            return
-        started, spec = time.perf_counter(), _on(its[0].spec, device)
-        shares, seeds = [job.share for job in its], [job.seed for job in its]
-        results = train_together(dataset, spec, shares, seeds, lambda k, epoch: report(positions[k], epoch))
-        seconds = (time.perf_counter() - started) / len(its)
-        for key, job, trained in zip(missing, its, results, strict=True):
-            if isinstance(trained, TrainingError):
-                failed[key] = trained
-            else:
-                yield key, partial(_write, dataset=dataset, job=job, trained=trained, device=spec.device, seconds=seconds)
+    def build(missing: list[str]) -> Iterator[tuple[str, Writes]]:
+        checkpoint = Checkpoint(store.root / FOLDER, content_key(stack=keys))
+        if missing:
+            keeper = Keeper(checkpoint, care)
+            stack = _begun(keeper, missing, keys)
+            its, spec = [jobs[keys.index(key)] for key in stack], _on(jobs[0].spec, device)
+
+            def tell(k: int, epoch: Epoch) -> None:
+                if stack[k] in missing:
+                    report(keys.index(stack[k]), epoch)
+
+            shares, seeds = [job.share for job in its], [job.seed for job in its]
+            results = train_together(dataset, spec, shares, seeds, tell, keeper)
+            seconds = keeper.seconds / len(stack)  # each one's part
+            for key, job, trained in zip(stack, its, results, strict=True):
+                if key not in missing:
+                    continue
+                if isinstance(trained, TrainingError):
+                    failed[key] = trained
+                else:
+                    yield key, partial(_write, dataset, job, trained, spec.device, seconds, care.pulse)
+        checkpoint.drop()
 
     there = store.make_all(KIND, keys, build)
     return [failed.get(key, was) for key, was in zip(keys, there, strict=True)]
+
+
+def _begun(keeper: Keeper, missing: list[str], keys: list[str]) -> list[str]:
+    """The keys of those that a stack began with: as its checkpoint says, or else of those that the store lacks now."""
+    stack: list[str] = keeper.about.setdefault("stack", missing)
+    if not set(missing) <= set(stack) <= set(keys):
+        keeper.misfit("it is of a stack of other replicas")
+        keeper.about["stack"] = stack = missing
+    return stack
 
 
 def _on(spec: TrainSpec, device: str | None) -> TrainSpec:
     return spec if device is None else spec.model_copy(update={"device": device})
 
 
-def _write(folder: Path, dataset: Dataset, job: ReplicaJob, trained: Trained, device: str, seconds: float) -> None:
+def _write(
+    dataset: Dataset, job: ReplicaJob, trained: Trained, device: str, seconds: float, pulse: Callable[[], bool], folder: Path
+) -> None:
     """A trained replica's files: what it says of every row, its weights, its curve and what it costs."""
     started = time.perf_counter()
-    said = say_all(trained.network, dataset, torch.device(device))  # a package on a CPU says it to rounding
+    said = say_all(trained.network, dataset, torch.device(device), pulse)  # a package on a CPU says it to rounding
     trained.network.cpu()
     for name, values in said.values.items():
         np.save(folder / f"values-{name}.npy", values.numpy())

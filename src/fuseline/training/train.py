@@ -1,13 +1,17 @@
 """Train a network on its own rows, by its own seed; or several of one shape together, as one stacked program.
 
-Batches are taken by index from what lies on the device; the loss is read once an epoch. Shapes: K networks, B rows of a batch.
+Batches are taken by index from what lies on the device; the loss is read once an epoch. What a training has come to can be kept
+in checkpoints, from which it goes on as if it had never stopped. Shapes: K networks, B rows of a batch.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import add
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -19,8 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fuseline.component import Component, Part
 from fuseline.data.dataset import Dataset
 from fuseline.data.schema import Schema
-from fuseline.devices import generator_now, reseed, seeded, send
-from fuseline.errors import TrainingError
+from fuseline.devices import generator_now, global_states, reseed, seeded, send, set_global_states
+from fuseline.errors import TrainingError, first_line
 from fuseline.models.losses import LEARNS_VARIANCE, class_weights
 from fuseline.models.network import Branch, Network, NetworkSpec, Said, blank
 from fuseline.models.preprocessing import Batch
@@ -28,7 +32,9 @@ from fuseline.models.stack import known, mappable
 from fuseline.partition import Rows, Share, expert_target, masks
 from fuseline.training.augmentation import AUGMENTATIONS
 from fuseline.training.averaging import AVERAGES
+from fuseline.training.checkpoint import Keeper, Stopped, never, put, tensors
 from fuseline.training.groups import freeze, groups, rest_frozen
+from fuseline.training.halves import halves
 from fuseline.training.material import Inputs, Material, epoch_order, goals
 from fuseline.training.mixing import MIXINGS, Mixed, mixed_together
 from fuseline.training.objective import Goal, Objective
@@ -37,6 +43,8 @@ from fuseline.training.pace import Pace
 from fuseline.training.program import Alone, Program, Together
 from fuseline.training.schedules import SCHEDULES, Schedule
 from fuseline.training.trained import TrainedFile, load_trained
+
+logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 2048
 """So many rows are said at once, or fewer of larger pictures: of 1,024 pixels an Inception needs 6 MB in the middle."""
@@ -119,18 +127,27 @@ def train(
     seed: int,
     report: Callable[[Epoch], None] | None = None,
     start: Start = Start(),  # noqa: B008 (it is immutable)
+    keeper: Keeper | None = None,
 ) -> Trained:
     """Train a network on ``share.train`` and keep the epoch that did best on ``share.holdout``.
 
     The random streams of initialisation, order, augmentation and dropout all follow from ``seed``; the process's global
     generator is as before afterwards.
 
+    Args:
+        report: is told of each epoch, but not of those that stand in the checkpoint from which the training goes on.
+        keeper: keeps checkpoints. On a CPU a training that was killed at any point and goes on ends bit by bit as one that was
+            not.
+
     Raises:
-        TrainingError: the loss is no longer finite, or a file of weights does not fit.
+        TrainingError: the loss is no longer finite, a file of weights does not fit, or the device is out of memory.
+        Stopped: the keeper was asked to.
+        OSError: there is no room for a checkpoint.
     """
-    with seeded(seed, spec.device):
-        result = Trainer(dataset, spec, [share], [seed], start).run(lambda _, epoch: report(epoch) if report else None)[0]
+    result = _train(dataset, spec, [share], [seed], start, lambda _, epoch: report(epoch) if report else None, keeper)[0]
     if isinstance(result, TrainingError):
+        if keeper is not None:
+            keeper.drop()  # it would fail again
         raise result
     return result
 
@@ -141,6 +158,7 @@ def train_together(
     shares: Sequence[Share],
     seeds: Sequence[int],
     report: Callable[[int, Epoch], None] | None = None,
+    keeper: Keeper | None = None,
 ) -> list[Trained | TrainingError]:
     """Train networks of one shape as one stacked program, each on its own share, by its own seed, until its own early stop.
 
@@ -149,16 +167,40 @@ def train_together(
     Args:
         shares: for which what :func:`stacking` gives has one answer.
         report: is told of each network's epochs, by the network's position.
+        keeper: as for :func:`train`.
 
     Raises:
         ValueError: the networks can't be stacked.
+        TrainingError: the device is out of memory.
+        Stopped, OSError: as for :func:`train`.
     """
-    with seeded(seeds[0], spec.device):
-        return Trainer(dataset, spec, shares, seeds).run(report or _silent)
+    return _train(dataset, spec, shares, seeds, Start(), report or _silent, keeper)
 
 
 def _silent(position: int, epoch: Epoch) -> None:
     """Nobody listens."""
+
+
+def _train(
+    dataset: Dataset,
+    spec: TrainSpec,
+    shares: Sequence[Share],
+    seeds: Sequence[int],
+    start: Start,
+    report: Callable[[int, Epoch], None],
+    keeper: Keeper | None,
+) -> list[Trained | TrainingError]:
+    """From the keeper's checkpoint on, or from the first weights."""
+    try:
+        with seeded(seeds[0], spec.device):
+            trainer = Trainer(dataset, spec, shares, seeds, start, keeper)
+            if trainer.resumed():
+                return trainer.run(report)
+    except torch.OutOfMemoryError as error:
+        said = ". ".join(first_line(error).split(". ")[:2])  # the others are of torch's settings
+        text = f"out of memory on {spec.device!r} ({said}); make 'batch_size' smaller, or train fewer members at a time."
+        raise TrainingError(text) from error
+    return _train(dataset, spec, shares, seeds, start, report, keeper)  # its half-restored networks are gone
 
 
 @dataclass
@@ -175,9 +217,46 @@ class _Learner:
 
     failure: TrainingError | None = None
 
+    def saved(self, learns: bool) -> dict[str, Any]:
+        """What a checkpoint keeps of it; of one that learns no more, the network that came of it."""
+        return {
+            "generator": self.generator.get_state(),
+            **self.trained.record(),
+            "lowest": self.best,
+            "state": self.state if learns else tensors(self.trained.network),
+            "failure": None if self.failure is None else str(self.failure),
+        }
+
+    def restore(self, saved: dict[str, Any], learns: bool) -> None:
+        self.generator.set_state(saved["generator"])
+        self.trained.curve = [Epoch(**line) for line in saved["curve"]]
+        self.trained.best, self.best = saved["best"], saved["lowest"]
+        self.failure = None if saved["failure"] is None else TrainingError(saved["failure"])
+        if learns:
+            self.state = saved["state"]
+        else:
+            put(self.trained.network, saved["state"])
+
+
+class _Begun(NamedTuple):
+    """An epoch of which some steps are done."""
+
+    steps: int
+    total: Tensor
+    """Of the networks' losses."""
+
+    starts: list[Tensor]
+    """The states of the networks' generators before they drew its order."""
+
 
 class Trainer:
-    """Networks of one shape on their way from their first weights to their last; the global generators are seeded outside."""
+    """Networks of one shape on their way from their first weights to their last; the global generators are seeded outside.
+
+    Attributes:
+        done: so many epochs are.
+        begun: what was done of the next one, if a checkpoint says so.
+        halved: whether batches are computed in halves, since a whole one was too much for the device's memory.
+    """
 
     def __init__(
         self,
@@ -186,8 +265,11 @@ class Trainer:
         shares: Sequence[Share],
         seeds: Sequence[int],
         start: Start = Start(),  # noqa: B008 (it is immutable)
+        keeper: Keeper | None = None,
     ) -> None:
-        self.dataset, self.spec, self.device = dataset, spec, torch.device(spec.device)
+        self.dataset, self.spec, self.device, self.keeper = dataset, spec, torch.device(spec.device), keeper
+        self.done, self.halved = 0, False
+        self.begun: _Begun | None = None
         device = self.device
         self.inputs = Inputs(dataset, [rows for share in shares for rows in (share.train, share.holdout)], device)
         self.learners: list[_Learner] = []
@@ -219,6 +301,7 @@ class Trainer:
             outer_apart(parameters, module, networks[0].heads) if spec.optimizer.name == "muon" else parameters,
             **spec.optimizer.settings,
         )
+        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.parts = batches_of(len(shares[0].train), spec.batch_size)
         factor, settings = SCHEDULES[spec.schedule.name], spec.schedule.settings
         self.schedule = Schedule(self.optimizer, factor, spec.epochs * self.parts, **settings)
@@ -248,7 +331,13 @@ class Trainer:
 
     def run(self, report: Callable[[int, Epoch], None]) -> list[Trained | TrainingError]:
         """Until the last network has stopped; what became of each."""
-        for number in range(1, 1 + (0 if self.spec.trained else self.spec.epochs)):
+        if self.learning:
+            self._run(report)
+        return [learner.failure or self._finished(learner) for learner in self.learners]
+
+    def _run(self, report: Callable[[int, Epoch], None]) -> None:
+        epochs = 0 if self.spec.trained else self.spec.epochs
+        for number in range(self.done + 1, epochs + 1):
             losses = self.epoch()
             kept = self._kept(number)
             held = self._holdout(kept)
@@ -262,10 +351,14 @@ class Trainer:
                 if learner.failure is None:
                     report(learner.position, learner.trained.curve[-1])
             self._leave(going, kept)
-            if not self.learning:
+            self.done, self.begun = number, None
+            if not self.learning or number == epochs:
                 break
+            if self.keeper is not None and self.keeper.is_due_after_epoch():
+                self.keeper.save(self.saved())
         self._leave([], self._kept(None))
-        return [learner.failure or self._finished(learner) for learner in self.learners]
+        if self.keeper is not None and epochs:
+            self.keeper.save(self.saved())
 
     def _goes_on(self, learner: _Learner, epoch: Epoch, kept: Program, k: int) -> bool:
         """Note a network's epoch; whether it learns on."""
@@ -294,6 +387,11 @@ class Trainer:
                 state = learner.state or {name: tensor[k].clone() for name, tensor in last.items()}
                 network = learner.trained.network
                 network.load_state_dict(network.state_dict() | state)
+                learner.state = None
+        self._keep(going)
+
+    def _keep(self, going: list[int]) -> None:
+        """Some of the networks alone learn on."""
         index = torch.tensor(going, dtype=torch.int64)
         self.learning = [self.learning[k] for k in going]
         if going:
@@ -320,32 +418,123 @@ class Trainer:
 
     def epoch(self) -> list[float]:
         """Each network's mean loss over its rows; read once, at the end."""
-        module = self.program.module
+        module, keeper = self.program.module, self.keeper
         module.train()
         rest_frozen(module)
         counts = torch.tensor(self.rows.counts)
-        order, lengths = epoch_order(self.rows.counts, self.parts, [learner.generator for learner in self.learning])
+        order, lengths, starts = self._order()
         places, goals_ = self.rows.at(order)
         places = places if self.inputs.ready is None else send(places, self.device)
         networks = [learner.trained.network for learner in self.learning]
-        batches_ = self.inputs.batches(torch.split(places, lengths, 1), networks, self._change if self.spec.augment else None)
+        first, total, _ = self.begun or _Begun(0, torch.zeros(len(self.learning), device=self.device), starts)
+        left = torch.split(places, lengths, 1)[first:]
+        batches_ = self.inputs.batches(left, networks, self._change if self.spec.augment else None)
         parts = {name: its.split(lengths) for name, its in goals_.items()}
         sizes = counts // self.parts + (torch.arange(self.parts)[:, None] < counts % self.parts)
         shares = (sizes / counts).to(self.device).unbind()  # of the rows, in each batch
-        total = torch.zeros(len(self.learning), device=self.device)
-        learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        for i, (ready, mixings) in enumerate(batches_):
-            part = {name: its[i] for name, its in parts.items()}
-            losses = self.objective(self.program.branches(ready), part, mixed_together(mixings))
-            for parameter in learning:  # as zero_grad does, which takes 0.2 ms to say so to torch's compiler and profiler
-                parameter.grad = None
-            losses.sum().backward()  # type: ignore[no-untyped-call]
+        for i, (ready, mixings) in enumerate(batches_, first):
+            losses = self._gradients(ready, {name: its[i] for name, its in parts.items()}, mixed_together(mixings))
             self.optimizer.step()
             self.schedule.step()
             if self.average is not None:
                 self.average.after_step(module)
-            total += losses.detach() * shares[i]
+            total += losses * shares[i]
+            if keeper is not None and keeper.is_due_after_step():
+                keeper.save(self.saved(_Begun(i + 1, total, starts)))
         return total.tolist()
+
+    def _order(self) -> tuple[Tensor, list[int], list[Tensor]]:
+        """The order of the rows in this epoch, drawn again where it was begun before, the lengths of its batches, and the states
+        of the networks' generators before they drew it."""
+        generators = [learner.generator for learner in self.learning]
+        now = [generator.get_state() for generator in generators]
+        if self.begun is None:
+            return *epoch_order(self.rows.counts, self.parts, generators), now
+        for generator, state in zip(generators, self.begun.starts, strict=True):
+            generator.set_state(state)
+        order, lengths = epoch_order(self.rows.counts, self.parts, generators)
+        for generator, state in zip(generators, now, strict=True):
+            generator.set_state(state)
+        return order, lengths, self.begun.starts
+
+    def _gradients(self, ready: Batch, goals: dict[str, Goal], mixed: Mixed | None) -> Tensor:
+        """Leave a batch's gradients with the parameters; each network's loss.
+
+        If an accelerator has no memory for it, this batch and all later ones are computed in halves, whose gradients add up to
+        those of the whole. They are the same but for what looks at more than one row: batch norm, which sees half the rows and
+        gathers its statistics twice as often, and the draws of dropout.
+
+        Raises:
+            torch.OutOfMemoryError: there is no memory for a half either.
+        """
+        for parameter in self.parameters:  # as zero_grad does, which takes 0.2 ms to say so to torch's compiler and profiler
+            parameter.grad = None
+        if not self.halved:
+            try:
+                return self._backward(ready, [goals], mixed)
+            except torch.OutOfMemoryError:
+                if next(iter(ready.values())).shape[1] < 4:  # batch norm needs two rows
+                    raise
+        if not self.halved:  # here nothing holds any more what the whole batch took
+            logger.warning("%s has no memory for a batch of %d rows: from now on halves", self.device, self.spec.batch_size)
+            self.halved = True
+            for parameter in self.parameters:
+                parameter.grad = None
+        return torch.stack([self._backward(part, sides) for part, sides in halves(ready, goals, mixed)]).sum(0)
+
+    def _backward(self, ready: Batch, sides: list[dict[str, Goal]], mixed: Mixed | None = None) -> Tensor:
+        """Add the gradients of the objectives for some goals; each network's loss."""
+        branches = self.program.branches(ready)
+        losses = reduce(add, [self.objective(branches, goals, mixed) for goals in sides])
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        return losses.detach()
+
+    def saved(self, begun: _Begun | None = None) -> dict[str, Any]:
+        """What a checkpoint keeps: all that steps and epochs have changed."""
+        going = [learner.position for learner in self.learning]
+        state: dict[str, Any] = {
+            "done": self.done,
+            "begun": None if begun is None else begun._asdict(),
+            "halved": self.halved,
+            "going": going,
+            "learners": [learner.saved(learner.position in going) for learner in self.learners],
+        }
+        if going:
+            state["program"] = self.program.saved()
+            state["average"] = None if self.average is None else self.average.saved()
+            state["optimizer"], state["steps"] = self.optimizer.state_dict(), self.schedule.done
+            state["generators"] = global_states(self.device)
+        return state
+
+    def resumed(self) -> bool:
+        """Go on from the keeper's checkpoint, if it found one; if that does not fit, this trainer is of no use any more."""
+        if self.keeper is None or (state := self.keeper.take()) is None:
+            return True
+        try:
+            self._restore(state)
+        except torch.OutOfMemoryError:
+            raise
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            self.keeper.misfit(error)
+            return False
+        return True
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        going, begun = state["going"], state["begun"]
+        for learner, saved in zip(self.learners, state["learners"], strict=True):
+            learner.restore(saved, learner.position in going)
+        if len(going) < len(self.learners):
+            self._keep(going)
+        self.done, self.halved = state["done"], state["halved"]
+        if going:
+            self.program.restore(state["program"])
+            if self.average is not None:
+                self.average.restore(state["average"], self.program.module)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.go_to(state["steps"])
+            set_global_states(state["generators"], self.device)
+        if begun is not None:
+            self.begun = _Begun(begun["steps"], begun["total"].to(self.device), begun["starts"])
 
     def _change(self, k: int, batch: Batch) -> Mixed | None:
         """Change a batch's pictures in place; the last mixing, if there is one, says whose targets count."""
@@ -362,6 +551,11 @@ class Trainer:
         """The only network's training rows, as its averages are measured on them."""
         for some in self.rows.places[0].tensor_split(self.parts):
             yield self.inputs.feed.take(some)
+            self._beat()
+
+    def _beat(self) -> None:
+        if self.keeper is not None:
+            self.keeper.beat()
 
     @property
     def _looks(self) -> bool:
@@ -376,7 +570,10 @@ class Trainer:
         kept.module.eval()
         networks = [learner.trained.network for learner in self.learning]
         size = max(rows_at_once(self.dataset.schema) // len(networks), 1)
-        said = [kept.raw(ready) for ready, _ in self.inputs.batches(torch.split(self.held.places, size, 1), networks)]
+        said = []
+        for ready, _ in self.inputs.batches(torch.split(self.held.places, size, 1), networks):
+            said.append(kept.raw(ready))
+            self._beat()
         raw = {name: torch.cat([part[name] for part in said], 1) for name in said[0]}
         return self.objective([Branch(1.0, raw)], self.held.goals).tolist()
 
@@ -473,12 +670,21 @@ def load(dataset: Dataset, rows: Rows, device: torch.device) -> tuple[Batch, Bat
 
 
 @torch.inference_mode()
-def say_all(network: torch.nn.Module, dataset: Dataset, device: torch.device) -> Said:
-    """What a network on a device says of every row of the data, brought to the CPU."""
+def say_all(network: torch.nn.Module, dataset: Dataset, device: torch.device, pulse: Callable[[], bool] = never) -> Said:
+    """What a network on a device says of every row of the data, brought to the CPU.
+
+    Args:
+        pulse: called after every batch; if it says true, that is the end.
+
+    Raises:
+        Stopped: the pulse said so.
+    """
     said, size = [], rows_at_once(dataset.schema)
     for start in range(0, len(dataset), size):
         inputs, _ = load(dataset, np.arange(start, min(start + size, len(dataset))), device)
         said.append(network.say(inputs))  # type: ignore[operator]
+        if pulse():
+            raise Stopped
     return Said(
         {name: torch.cat([s.values[name] for s in said]).cpu() for name in said[0].values},
         {name: torch.cat([s.variances[name] for s in said]).cpu() for name in said[0].variances},

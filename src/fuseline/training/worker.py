@@ -1,42 +1,65 @@
-"""Training in a process of its own, supervised by the thread that asks for it.
+"""What goes on in a worker: a process that trains the members of one unit, one after the other or as a stack.
 
-A worker is forked from a server that has torch loaded already, so it starts in a fraction of a second; it sends a message
-at the end of each epoch and ends at once when nobody is left to read it. It trains the members of one unit: one after the
-other, or as a stack.
+A worker is forked from a server that has torch loaded already, so it starts in a fraction of a second. It tells its parent of
+every epoch, once a second that it still makes steps, and how each replica ended; its parent may tell it to stop. It ends at once
+when its parent does.
 """
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
+import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import torch
 
 from fuseline.data import dataset as datasets
-from fuseline.devices import DeviceQueue
-from fuseline.errors import FuselineError, TrainingError
+from fuseline.recipe import Limits
 from fuseline.store import Store
+from fuseline.training.checkpoint import Care, Stopped
+from fuseline.training.ending import Failure, raised
 from fuseline.training.replica import ReplicaJob, train_into, train_together_into
 from fuseline.training.train import Epoch
 from fuseline.training.units import stacks
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([__name__, "torch._dynamo"])  # the first step of an optimizer imports it: two seconds
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Who started us decides what becomes of us: Ctrl-C reaches the whole group, and a service's end all of its processes."""
+
+PULSE = 1.0
+"""Seconds between two signs of life, at the least."""
 
 
 @dataclass(frozen=True)
 class UnitJob:
-    """Members whose replicas are trained in one process."""
+    """Members whose replicas are trained in one process.
+
+    Attributes:
+        wanted: the replicas that matter, by member and number; all if nothing is said. Others are trained only with one that
+            does: what belongs together has one checkpoint.
+    """
 
     store: Path
     data: Path
     members: Mapping[str, list[ReplicaJob]]
+    checkpoint_minutes: float = 5.0
+    limits: Limits = field(default_factory=Limits)
+    wanted: frozenset[tuple[str, int]] | None = None
+
+    @property
+    def replicas(self) -> set[tuple[str, int]]:
+        """Those that matter."""
+        return {
+            (m, k) for m, its in self.members.items() for k in range(len(its)) if self.wanted is None or (m, k) in self.wanted
+        }
 
 
 @dataclass(frozen=True)
@@ -50,154 +73,121 @@ class Progress:
     epochs: int
 
 
-class Ended(NamedTuple):
-    """How a member ended: so many of its replicas were trained now, or why it failed."""
+class Pulse(NamedTuple):
+    """A sign of life: how many steps were made so far."""
+
+    steps: int
+
+
+class End(NamedTuple):
+    """How a replica ended: trained now (True), found in the store (False), or why not."""
 
     member: str
-    result: int | str
+    replica: int
+    result: bool | Failure
 
 
-Report = Callable[[Progress], None]
+Message = Progress | Pulse | End
+Part = list[tuple[str, int, ReplicaJob]]
+"""Replicas that are trained together, with their member and number."""
 
 
-@dataclass
-class _Unit:
-    """A unit that is being trained, or was: who listens to its members, and how each ended."""
+def work(pipe: Connection, job: UnitJob, device: str) -> None:
+    """Train a unit in this process, and tell at the other end of the pipe how it goes; whatever comes from there means: stop."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    _die_with_parent()
+    line = Line(pipe)
+    torch.set_num_threads(next(iter(job.members.values()))[0].spec.threads)
+    left = job.replicas
+    try:
+        for part in stacks(datasets.read(job.data), job.members):
+            if line.stopping:
+                raise Stopped
+            if left.isdisjoint((member, k) for member, k, _ in part):
+                continue
+            for end in _train(job, device, part, line):
+                left.discard((end.member, end.replica))
+                line.send(end)
+    except BaseException as error:
+        for member, k in left:
+            line.send(End(member, k, raised(error, _trace(job, member))))
 
-    listeners: dict[str, Report] = field(default_factory=dict)
-    ended: Future[dict[str, int | str]] = field(default_factory=Future)
 
+class Line:
+    """Our end of the pipe. When its other end is closed our parent is gone, or wants no more of us."""
 
-class Workers:
-    """The worker processes of one run: as many side by side as there are slots on the devices, and all of them stopped at
-    once."""
+    def __init__(self, pipe: Connection) -> None:
+        self.stopping = False
+        self._pipe, self._steps, self._told = pipe, 0, 0.0
+        threading.Thread(target=self._listen, daemon=True).start()
 
-    def __init__(self, devices: DeviceQueue) -> None:
-        self._devices = devices
-        self._units: dict[tuple[str, ...], _Unit] = {}
-        self._lock = threading.Lock()
-        self._live: set[Any] = set()
-        self._stopped = False
+    def send(self, message: Message) -> None:
+        try:
+            self._pipe.send(message)
+        except OSError:
+            os._exit(1)
 
-    def train(self, job: UnitJob, member: str, report: Report) -> int:
-        """Wait until a member's unit is trained. Who asks first for a unit waits for a device, starts the worker and listens to
-        it; the threads of its other members wait for the end.
+    def pulse(self) -> bool:
+        """A step is made; whether that was enough."""
+        self._steps += 1
+        now = time.monotonic()
+        if now - self._told >= PULSE:
+            self._told = now
+            self.send(Pulse(self._steps))
+        return self.stopping
 
-        Returns:
-            How many of the member's replicas were trained; the others stood in the store by then.
-
-        Raises:
-            TrainingError: names the member and says why it ended: what went wrong inside, or the signal that killed it.
-        """
-        with self._lock:
-            first = tuple(job.members) not in self._units
-            unit = self._units.setdefault(tuple(job.members), _Unit())
-            unit.listeners[member] = report
-        if first:
-            try:
-                unit.ended.set_result(self._run(job, unit))
-            except BaseException as error:
-                unit.ended.set_exception(error)
-        result = unit.ended.result()[member]
-        if isinstance(result, str):
-            raise TrainingError(f"member {member!r}: {result}")
-        return result
-
-    def started(self, job: UnitJob) -> bool:
-        """Whether a unit has been asked for."""
-        return tuple(job.members) in self._units
-
-    def stop(self) -> None:
-        """Kill the workers, and start no more; the threads that watch over them come to an end."""
-        self._stopped = True
-        for process in list(self._live):
-            process.kill()
-
-    def _run(self, job: UnitJob, unit: _Unit) -> dict[str, int | str]:
-        with self._devices.lend() as device:
-            if self._stopped:
-                return dict.fromkeys(job.members, "the run was stopped")
-            return self._supervise(job, device, unit)
-
-    def _supervise(self, job: UnitJob, device: str, unit: _Unit) -> dict[str, int | str]:
-        """How each member ended. The worker's own word counts, and its exit code only without one."""
-        ours, theirs = _context.Pipe(duplex=False)
-        process = _context.Process(target=_work, args=(theirs, job, device), name=f"fuseline {' '.join(job.members)[:40]}")
-        process.start()
-        theirs.close()
-        self._live.add(process)
-        ended: dict[str, int | str] = {}
+    def _listen(self) -> None:
         try:
             while True:
-                try:
-                    message = ours.recv()
-                except EOFError:
-                    break
-                if isinstance(message, Ended):
-                    ended[message.member] = message.result
-                elif message.member in unit.listeners:
-                    unit.listeners[message.member](message)
-            process.join()
-        finally:
-            if process.is_alive():
-                process.kill()
-                process.join()
-            self._live.discard(process)
-            ours.close()
-        return {member: ended.get(member, _ending(process.exitcode)) for member in job.members}
+                self._pipe.recv()
+                self.stopping = True
+        except (EOFError, OSError):
+            os._exit(1)
 
 
-def _ending(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"its process was killed by {signal.Signals(-code).name}"
-    return f"its process ended without a word (code {code})"
+def _die_with_parent() -> None:
+    """Have the kernel kill us when it closes our parent's end of multiprocessing's own pipe: even if some function holds Python's
+    lock, or has stopped us. (PR_SET_PDEATHSIG would wait for the death of the server that we are forked from.)"""
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(fcntl, "F_SETSIG"):
+        return
+    fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(parent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    if wait([parent.sentinel], 0):
+        os._exit(1)  # it died before
 
 
-def _work(connection: Connection, job: UnitJob, device: str) -> None:
-    import torch
+def _train(job: UnitJob, device: str, part: Part, line: Line) -> Iterable[End]:
+    """Train what belongs together; how each ended. What is wrong with it keeps nothing else of the unit from being trained.
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; our parent decides what becomes of us
-    torch.set_num_threads(next(iter(job.members.values()))[0].spec.threads)
+    Raises:
+        Stopped: our parent wanted it so.
+    """
+
+    def report(position: int, epoch: Epoch) -> None:
+        member, number, replica = part[position]
+        line.send(Progress(member, number, len(job.members[member]), epoch, replica.spec.epochs))
+
+    store, replicas = Store(job.store), [replica for _, _, replica in part]
+    care = Care(60 * job.checkpoint_minutes, line.pulse)
+    ends: list[bool | Exception]
     try:
-        for member, result in _train(job, device, connection.send).items():
-            connection.send(Ended(member, result))
-    except BrokenPipeError:
-        raise SystemExit(1) from None  # our parent is gone
-    finally:
-        connection.close()
+        if len(part) > 1:
+            ends = [*train_together_into(store, job.data, replicas, report, device, care)]
+        else:
+            ends = [train_into(store, job.data, replicas[0], partial(report, 0), device, care)]
+    except Stopped:
+        raise
+    except Exception as error:
+        ends = [error] * len(part)
+    return [
+        End(member, number, raised(end, _trace(job, member)) if isinstance(end, Exception) else not end)
+        for (member, number, _), end in zip(part, ends, strict=True)
+    ]
 
 
-def _train(job: UnitJob, device: str, tell: Report) -> dict[str, int | str]:
-    """Train a unit in this process; how each member ended."""
-    store = Store(job.store)
-    results: dict[str, int | str] = dict.fromkeys(job.members, 0)
-
-    def note(member: str, was_there: bool | Exception) -> None:
-        so_far = results[member]
-        if isinstance(was_there, Exception):
-            known = isinstance(was_there, FuselineError)
-            results[member] = str(was_there) if known else f"{type(was_there).__name__}: {was_there}"
-        elif isinstance(so_far, int):
-            results[member] = so_far + (not was_there)
-
-    for stack in stacks(datasets.read(job.data), job.members):
-
-        def report(position: int, epoch: Epoch, stack: list[tuple[str, int, ReplicaJob]] = stack) -> None:
-            member, number, replica = stack[position]
-            tell(Progress(member, number, len(job.members[member]), epoch, replica.spec.epochs))
-
-        replicas = [replica for _, _, replica in stack]
-        try:
-            if len(stack) > 1:
-                ends: list[bool | TrainingError] = train_together_into(store, job.data, replicas, report, device)
-            else:
-                ends = [train_into(store, job.data, replicas[0], partial(report, 0), device)]
-        except BrokenPipeError:
-            raise
-        except Exception as error:
-            for member, _, _ in stack:
-                note(member, error)
-            continue
-        for (member, _, _), end in zip(stack, ends, strict=True):
-            note(member, end)
-    return results
+def _trace(job: UnitJob, member: str) -> Path:
+    """Where the traceback of a member's last failure is kept."""
+    return job.store / "failures" / f"{member}.txt"

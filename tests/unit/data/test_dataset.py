@@ -340,6 +340,214 @@ def test_a_split_by_other_shares_uses_the_same_data(table: Prepare) -> None:
     assert again.key == first.key
 
 
+def flip(file: Path, position: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["input-numeric.npy", "target-y.npy", "ids.npy", "content.npy", "dataset.json"])
+def test_stored_data_that_are_damaged_are_made_again_from_the_source(
+    table: Prepare, store: Store, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    first, _ = table(FRAME)
+    file = store.path("data", first.key) / name
+    sound = file.read_bytes()
+    del first  # its arrays are mapped from the files
+    flip(file, len(sound) - 2)
+    with caplog.at_level("WARNING"):
+        again, reused = table(FRAME)
+    assert not reused
+    assert f"data {again.key} is damaged ({name} has changed); it is made again" in caplog.text
+    assert file.read_bytes() == sound
+
+
+def test_a_stored_array_that_claims_more_than_there_is_is_not_mapped(table: Prepare, store: Store) -> None:
+    first, _ = table(FRAME)
+    file = store.path("data", first.key) / "input-numeric.npy"
+    file.write_bytes(file.read_bytes().replace(b"(4, 1), ", b"(9999, 1), ").replace(b" " * 8 + b"\n", b" " * 5 + b"\n"))
+    with pytest.raises(ValueError, match="mmap length is greater"):
+        read(file.parent)
+    assert plain(table(FRAME)[0].inputs["numeric"]) == [[1.0], [2.0], [3.0], [4.0]]
+
+
+# --------------------------------------------------------------------------------------------------------- fingerprint
+
+
+def write_csv(folder: Path) -> Path:
+    pd.DataFrame({**FRAME, "x": [1.25, 2.5, 3.75, 4.5]}).to_csv(folder / "table.csv", index=False)
+    return folder / "table.csv"
+
+
+def write_parquet(folder: Path) -> Path:
+    pd.DataFrame({**FRAME, "x": [1.25, 2.5, 3.75, 4.5]}).to_parquet(folder / "table.parquet", compression=None)
+    return folder / "table.parquet"
+
+
+def write_npz(folder: Path) -> Path:
+    np.savez(folder / "arrays.npz", x=[1.25, 2.5, 3.75, 4.5], y=list("uvuv"))
+    return folder / "arrays.npz"
+
+
+def write_pictures(folder: Path) -> Path:
+    for i, label in enumerate("uvuv"):
+        (folder / "pictures" / label).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 50 * i + 7).save(folder / "pictures" / label / f"{i}.bmp")
+    return folder / "pictures"
+
+
+WRITTEN: dict[str, Callable[[Path], Path]] = {
+    "csv": write_csv,
+    "parquet": write_parquet,
+    "npz": write_npz,
+    "image_folder": write_pictures,
+}
+
+
+@pytest.fixture(params=WRITTEN)
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Callable[..., Data]]:
+    """A file or folder of data, and the recipe's part that reads it, with a fingerprint."""
+    path = WRITTEN[request.param](tmp_path)
+    component = Component(name=request.param, settings={"path": str(path)})
+    return path, lambda fingerprint=None: Data(source=component, fingerprint=fingerprint)
+
+
+LABEL = {
+    "csv": CLASSES,
+    "parquet": CLASSES,
+    "npz": CLASSES,
+    "image_folder": Target(kind="classification", column="class"),
+}
+
+
+def test_data_of_the_given_fingerprint_are_taken_and_their_key_is_the_same(
+    source: tuple[Path, Callable[..., Data]], store: Store
+) -> None:
+    _, data = source
+    target = {"y": LABEL[data().source.name]}
+    first, _ = prepare(data(), target, store)
+    again, reused = prepare(data(first.fingerprint), target, store)
+    assert reused
+    assert (again.key, again.fingerprint) == (first.key, first.fingerprint)
+
+
+def test_a_flipped_bit_is_found_wherever_it_is(
+    source: tuple[Path, Callable[..., Data]], store: Store, refusal: Callable[..., str]
+) -> None:
+    """Of the first numbers; whatever it does to the file, the file or the row is named, and the rest of it is not read on."""
+    path, data = source
+    target = {"y": LABEL[data().source.name]}
+    first, _ = prepare(data(), target, store)
+    file = path if path.is_file() else path / "u" / "0.bmp"
+    value = {"csv": b"1.25", "image_folder": bytes([7] * 8)}.get(data().source.name, np.float64(1.25).tobytes())
+    start, sound = file.read_bytes().find(value), file.read_bytes()
+    assert start >= 0
+    for place in range(len(value)):
+        file.write_bytes(sound)
+        flip(file, start + place)
+        sentence = refusal(DataError, prepare, data(first.fingerprint), target, store)
+        assert str(path) in sentence
+    file.write_bytes(sound)
+    assert prepare(data(first.fingerprint), target, store)[1]
+
+
+def test_other_data_are_named_with_both_fingerprints_and_not_stored(
+    table: Prepare, store: Store, refused: Callable[..., str]
+) -> None:
+    first, _ = table(FRAME)
+    other, _ = table({**FRAME, "x": [1.0, 2.0, 3.0, 5.0]})
+    kept = {path.name for path in (store.root / "data").iterdir()}
+    for columns, found in (({**FRAME, "x": [1.0, 2.0, 3.0, 6.0]}, ""), (FRAME, first.fingerprint)):
+        sentence = refused(columns, fingerprint=other.fingerprint)
+        assert "have changed or are damaged" in sentence
+        assert f"is {found}" in sentence
+        assert f"not {other.fingerprint}" in sentence
+        assert {path.name for path in (store.root / "data").iterdir()} == kept
+
+
+@pytest.mark.parametrize("text", ["", "abc", "G" * 32, "a" * 33])
+def test_a_fingerprint_is_32_digits(text: str) -> None:
+    with pytest.raises(ValidationError, match="fingerprint"):
+        Data(source=Component(name="csv"), fingerprint=text)
+
+
+# -------------------------------------------------------------------------------------------------------- of every file
+
+BAD: dict[str, tuple[dict[str, Any], dict[str, Target], str]] = {
+    "a missing label": ({"y": ["u", "v", None, "v"]}, {}, "target column 'y', row 2: the value is missing"),
+    "a label out of range": (
+        {"y": ["u", "v", "w", "v"]},
+        {"y": Target(kind="classification", classes=["u", "v"])},
+        "target column 'y', row 2: 'w' is not among the classes u, v",
+    ),
+    "a number out of range": (
+        {"y": [0, 1, 7, 1]},
+        {"y": Target(kind="classification", classes=[0, 1, 2])},
+        "target column 'y', row 2: 7 is not among the classes 0, 1, 2",
+    ),
+    "a missing value": ({"y": [1.5, 2.5, np.nan, 1.0]}, {"y": VALUES}, "target column 'y', row 2: the value is missing"),
+    "an infinite value": (
+        {"y": [1.5, 2.5, -np.inf, 1.0]},
+        {"y": VALUES},
+        "target column 'y', row 2: -inf is not",
+    ),
+    "an infinite input": ({"x": [1.5, 2.5, np.inf, 1.0]}, {}, "column 'x', row 2: inf is not finite"),
+    "a missing input": ({"x": [1.5, 2.5, np.nan, 1.0]}, {}, "column 'x', row 2: the value is missing"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in ("csv", "parquet", "npz") for name in BAD if (kind, name) != ("npz", "a missing label")],
+)  # an array of words has no missing ones
+def test_a_bad_row_is_named_whatever_the_file(
+    store: Store, tmp_path: Path, refusal: Callable[..., str], kind: str, name: str
+) -> None:
+    columns, targets, words = BAD[name]
+    frame = pd.DataFrame({"x": [1.0, 2.0, 3.0, 4.0], "y": ["u", "v", "u", "v"], **columns})
+    path = str(tmp_path / f"data.{kind}")
+    if kind == "npz":
+        np.savez(path, **{column: np.array(frame[column].tolist()) for column in frame})
+    else:
+        getattr(frame, f"to_{kind}")(path, index=False)
+    data = Data(source=Component(name=kind, settings={"path": path}), missing="refuse")
+    sentence = refusal(DataError, prepare, data, targets or {"y": CLASSES}, store)
+    assert f"data.{kind}: {words}" in sentence
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x": np.zeros((4, 2)), "y": np.zeros(3)}, "x 4, y 3"),
+        ({"p": np.zeros((4, 2, 2)), "y": np.zeros(5)}, "p 4, y 5"),
+        ({"p": np.zeros((4, 2, 2, 2, 2)), "y": np.zeros(4)}, "5 axes"),
+        ({"p": np.full((4, 2, 2), np.nan), "y": [0, 1, 0, 1]}, "picture 0 holds the value nan"),
+        ({"p": np.full((4, 2, 2), -np.inf), "y": [0, 1, 0, 1]}, "picture 0 holds the value -inf"),
+    ],
+)
+def test_arrays_of_a_wrong_shape_or_value_are_named(
+    pictures: Prepare, refusal: Callable[..., str], arrays: dict[str, Any], words: str
+) -> None:
+    sentence = refusal(DataError, pictures, **arrays)
+    assert "pictures.npz" in sentence
+    assert words in sentence
+
+
+@pytest.mark.parametrize(("column", "value", "words"), [("y", None, "'y', row 1"), ("y", np.inf, "'y', row 1")])
+def test_a_bad_row_of_a_table_of_pictures_is_named(
+    store: Store, tmp_path: Path, refusal: Callable[..., str], column: str, value: Any, words: str
+) -> None:
+    folder = write_pictures(tmp_path)
+    frame = pd.DataFrame({"file": [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*.bmp"))]})
+    frame[column] = [1.0, value, 2.0, 3.0]
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    settings = {"path": str(folder), "table": str(tmp_path / "rows.csv")}
+    data = Data(source=Component(name="image_folder", settings=settings))
+    sentence = refusal(DataError, prepare, data, {"y": VALUES}, store)
+    assert "rows.csv" in sentence
+    assert words in sentence
+
+
 @pytest.mark.parametrize(("column", "value"), [("x", 2.5), ("x", None), ("c", "d"), ("c", None), ("y", "u")])
 def test_one_changed_value_changes_the_fingerprint(table: Prepare, column: str, value: Any) -> None:
     before, _ = table(FRAME)

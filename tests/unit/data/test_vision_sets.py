@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import inspect
 import io
@@ -9,9 +11,12 @@ import json
 import os
 import pickle
 import socket
-import tarfile
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -19,6 +24,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from torchvision import datasets
+from torchvision.datasets import utils
 
 from fuseline.component import Component, complete
 from fuseline.data.dataset import prepare
@@ -271,19 +277,93 @@ def test_what_torch_load_would_open_needs_a_checksum(tmp_path: Path, refusal: Ca
     assert not (tmp_path / "trace").exists()
 
 
-def test_an_archive_can_not_write_outside_its_folder(tmp_path: Path) -> None:
-    """torchvision unpacks by ``extractall`` without a filter."""
-    from torchvision.datasets.utils import extract_archive
+@pytest.fixture
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], Path]]:
+    """Let an archive lie on this machine's web server where torchvision fetches EuroSAT, and give the folder that it is for."""
+    served = tmp_path / "served"
+    served.mkdir()
 
-    with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        member = tarfile.TarInfo("../escaped")
-        member.size = 1
-        archive.addfile(member, io.BytesIO(b"x"))
-    (tmp_path / "in").mkdir()
-    with pytest.raises(tarfile.OutsideDestinationError), _careful():
-        extract_archive(tmp_path / "a.tar", tmp_path / "in")
-    assert not (tmp_path / "escaped").exists()
-    assert "extraction_filter" not in tarfile.TarFile.__dict__
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    def serve(archive: bytes) -> Path:
+        (served / "EuroSAT.zip").write_bytes(archive)
+        fetch = partial(utils.download_and_extract_archive, f"http://127.0.0.1:{server.server_port}/EuroSAT.zip")
+
+        def download(self: Any) -> None:
+            if not self._check_exists():
+                fetch(download_root=self._base_folder)
+
+        monkeypatch.setattr(datasets.EuroSAT, "download", download)
+        return tmp_path / "root"
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served))) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield serve
+        server.shutdown()
+        thread.join()
+
+
+def packed(**files: bytes) -> bytes:
+    """A zip archive; ``__`` in a name stands for a folder, and ``UP`` for the one above."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name.replace("__", "/").replace("UP", ".."), content)
+    return buffer.getvalue()
+
+
+def png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (8, 6), value).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def test_a_set_is_downloaded_and_unpacked(fetched: Callable[[bytes], Path]) -> None:
+    root = fetched(packed(**{"2750__Forest__a.png": png(7), "2750__River__b.png": png(9)}))
+    raw = vision_set(name="EuroSAT", root=str(root), download=True)
+    assert raw.frame["target"].tolist() == ["Forest", "River"]
+    assert raw.image is not None
+    assert raw.image[:, 0, 0, 0].tolist() == [7, 9]
+    assert sorted(path.name for path in (root / "eurosat").iterdir()) == ["2750", "EuroSAT.zip"]
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"2750__Forest__a.png": png(7), "UP__UP__UP__escaped": b"x"}, "leads out of the folder"),
+        ({"2750__Forest__a.png": png(7), "large": bytes(50 * 2**20)}, "more than 100 times"),
+    ],
+)
+def test_a_hostile_archive_is_downloaded_and_not_unpacked(
+    fetched: Callable[[bytes], Path], tmp_path: Path, refusal: Callable[..., str], files: dict[str, bytes], words: str
+) -> None:
+    root = fetched(packed(**files))
+    assert words in refusal(DataError, vision_set, name="EuroSAT", root=str(root), download=True)
+    assert not list(tmp_path.rglob("escaped"))
+    assert [path.name for path in (root / "eurosat").iterdir()] == ["EuroSAT.zip"]
+
+
+def test_torchvision_unpacks_by_our_functions_only_while_a_set_is_opened(tmp_path: Path) -> None:
+    """By itself it unpacks without a bound."""
+    with gzip.open(tmp_path / "a.gz", "wb") as file:
+        file.write(bytes(30 * 2**20))
+    before = dict(utils._ARCHIVE_EXTRACTORS), dict(utils._COMPRESSED_FILE_OPENERS)
+    with pytest.raises(DataError, match="more than 100 times"), _careful():
+        utils.extract_archive(tmp_path / "a.gz", tmp_path)
+    assert before == (utils._ARCHIVE_EXTRACTORS, utils._COMPRESSED_FILE_OPENERS)
+    utils.extract_archive(tmp_path / "a.gz", tmp_path)
+    assert (tmp_path / "a").stat().st_size == 30 * 2**20
+
+
+def test_a_packed_file_that_would_be_large_is_not_read(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    write_usps(tmp_path, (drawn(TRAIN, 16, 16), TRAIN), (drawn(TEST, 16, 16), TEST))
+    (tmp_path / "usps.t.bz2").write_bytes(bz2.compress(b"1 1:0.5\n" * 200_000))
+    assert "usps.t.bz2: unpacked" in refusal(DataError, vision_set, name="USPS", root=str(tmp_path))
+    (tmp_path / "usps.t.bz2").write_bytes(b"junk")
+    assert "USPS can't be read" in refusal(DataError, vision_set, name="USPS", root=str(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\0\0\x08\x03" + b"\0\0\0\x05" * 3])

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from fuseline.tracking.history import past_runs
-from fuseline.tracking.runs import KEY, KIND, RECIPE, Tracker
+from fuseline.tracking.runs import Tracker
 from fuseline.tracking.settings import Server, Settings
+from fuseline.tracking.tags import KEY, KIND, RECIPE
 
 HOUR = 3_600_000
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from fuseline.data.schema import Schema, TargetSchema
 from fuseline.tracking import registry
-from fuseline.tracking.registry import CHALLENGER, CHAMPION, PACKAGE, Registered, register, signature
+from fuseline.tracking.delivery import Registered
+from fuseline.tracking.records import Start, Version
+from fuseline.tracking.registry import CHALLENGER, CHAMPION, PACKAGE, register, signature
 from fuseline.tracking.runs import Tracker
 
 SCHEMA = Schema(
@@ -22,22 +23,29 @@ SCHEMA = Schema(
 )
 
 
+class Killed(BaseException):
+    """Stands in for SIGKILL: nothing catches it."""
+
+
 @pytest.fixture
 def registers(
     common_tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Callable[..., Registered]:
     """Register a package by its key, under a name of this test; the model's files are a word."""
 
-    def save(package: Path, schema: Schema, example: Any, place: Path) -> None:
+    def apart(function: str, package: Path, plan: Path, place: Path) -> None:
+        assert function == "fuseline.tracking.registry:save_model"
+        assert plan == Path("the plan")
         place.mkdir(parents=True)
         (place / "MLmodel").write_text(package.name)
 
-    monkeypatch.setattr(registry, "save_model", save)
-    monkeypatch.setenv("FUSELINE_HOME", str(tmp_path))
-    run = common_tracker.start("run", "train", request.node.name)
+    monkeypatch.setattr(registry, "apart", apart)
+    test = request.node.name.replace("[", " ").replace("]", "")
+    run = common_tracker.start(test, Start(name="run", kind="train", key=test), None, {}, 1000, False)
 
-    def go(key: str, may_lead: bool = True, name: str = request.node.name, **tags: str) -> Registered:
-        return register(common_tracker, run, name, tmp_path / key, SCHEMA, pd.DataFrame, tags, may_lead)
+    def go(key: str, may_lead: bool = True, name: str = test, **tags: str) -> Registered:
+        wanted = Version(name=name, package=str(tmp_path / key), plan="the plan", tags=tags, may_lead=may_lead)
+        return register(common_tracker, run, wanted)
 
     return go
 
@@ -107,6 +115,42 @@ def test_a_version_belongs_to_its_run_and_holds_the_model(registers: Callable[..
     version = common_tracker.client.get_model_version(made.name, "1")
     assert common_tracker.client.get_run(version.run_id).data.tags["fuseline.kind"] == "train"
     assert (Path(version.source.removeprefix("file://")) / "MLmodel").read_text() == "one"
+
+
+CALLS = (
+    "create_registered_model",
+    "create_logged_model",
+    "log_model_artifacts",
+    "finalize_logged_model",
+    "create_model_version",
+    "set_registered_model_alias",
+    "delete_model_version_tag",
+)
+
+
+@pytest.mark.parametrize("last", CALLS)
+def test_who_was_killed_after_a_call_registers_once_all_the_same(
+    registers: Callable[..., Registered], common_tracker: Tracker, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """The new version becomes the challenger in the place of an earlier one, and no model is left over."""
+    earlier = registers("one")
+    its = getattr(common_tracker.client, last)
+
+    def dies(*args: Any, **settings: Any) -> None:
+        its(*args, **settings) if last != "create_registered_model" else None  # that one is there already
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(common_tracker.client, last, dies)
+        with pytest.raises(Killed):
+            registers("two")
+    version = registers("two")
+    assert (version.version, version.aliases) == (2, [CHALLENGER])
+    assert holders(common_tracker, earlier.name) == {CHAMPION: 1, CHALLENGER: 2}
+    versions = common_tracker.client.search_model_versions(f"name = '{earlier.name}'")
+    assert sorted((str(v.version), v.tags) for v in versions) == [("1", {PACKAGE: "one"}), ("2", {PACKAGE: "two"})]
+    models = common_tracker.client.search_logged_models([common_tracker.experiment], f"name = '{earlier.name}'")
+    assert len(models) == 2
 
 
 def test_a_signature_takes_anything_in_a_column_and_says_what_is_answered() -> None:

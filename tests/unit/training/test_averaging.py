@@ -265,3 +265,45 @@ def test_before_the_first_average_there_is_none(name: str) -> None:
 def test_settings_have_bounds(refusal: Callable[..., str], name: str, settings: dict[str, Any]) -> None:
     sentence = refusal(RecipeError, complete, Component(name=name, settings=settings), AVERAGES, "members.0.average")
     assert f"members.0.average.{name}.{next(iter(settings))}" in sentence
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoints
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+@pytest.mark.parametrize("at", [0, 1, 5, 11])
+def test_it_goes_on_bit_by_bit_from_what_was_saved(name: str, at: int) -> None:
+    """Another average, of a network of other numbers that are changed by the same steps, from the state at some step."""
+    settings = {"start": 0.3} if name == "swa" else {"decay": 0.9}
+    whole, net = AVERAGES[name](**settings), network()
+    resumed: Average = whole
+    for step in range(12):
+        if step == at:
+            resumed = AVERAGES[name](**settings)
+            saved = {
+                key: ({n: t.clone() for n, t in part.items()} if isinstance(part, dict) else part)
+                for key, part in whole.saved().items()
+            }
+            resumed.restore(saved, net)
+            assert (resumed.module(batches()) is None) == (whole.module(batches()) is None)
+        move(net, step)
+        for average in {whole, resumed}:
+            average.after_step(net)
+            if step % 4 == 3:
+                average.after_epoch(net, (step + 1) / 12)
+    mine, its = finished(resumed, batches()), finished(whole, batches())
+    assert resumed is not whole
+    for (one, tensor), (other, expected) in zip(
+        [*mine.named_parameters(), *mine.named_buffers()], [*its.named_parameters(), *its.named_buffers()], strict=True
+    ):
+        assert one == other
+        assert bits(tensor) == bits(expected), one
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_what_was_saved_of_another_network_is_refused(name: str) -> None:
+    average = AVERAGES[name]()
+    average.after_step(network())
+    average.after_epoch(network(), 1.0)
+    with pytest.raises(ValueError, match="another network"):
+        AVERAGES[name]().restore(average.saved(), nn.Linear(2, 2))

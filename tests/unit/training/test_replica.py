@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from fuseline.errors import TrainingError
 from fuseline.partition import Share
 from fuseline.store import Store, read_json
 from fuseline.training import replica
+from fuseline.training.checkpoint import FOLDER, Care, Checkpoint, Stopped
 from fuseline.training.optimizers import OPTIMIZERS
-from fuseline.training.replica import KIND, ReplicaJob, curve, load_network, train_into
+from fuseline.training.replica import KIND, ReplicaJob, curve, load_network, train_into, train_together_into
 from fuseline.training.strategies import STRATEGIES, reweigh
 from fuseline.training.train import Epoch, Start, say_all, train
 
@@ -227,3 +229,187 @@ def test_what_it_costs_is_kept(stored: Path, dataset: Dataset, job: ReplicaJob) 
     assert training["parameters"] == sum(p.numel() for p in network.parameters())
     assert training["bytes"] == sum(t.numpy().nbytes for t in network.state_dict().values())
     assert training["latency"] > 0
+
+
+# ------------------------------------------------------------------------------------------------------------ checkpoints
+
+
+def after(steps: int) -> Care:
+    """Asked to stop after so many steps."""
+    left = itertools.count(steps - 1, -1)
+    return Care(pulse=lambda: next(left) <= 0)
+
+
+def kept(store: Store) -> list[str]:
+    folder = store.root / FOLDER
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """A replica's files, but for what timings say."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".npy", ".safetensors")}
+
+
+@pytest.fixture
+def here(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the data are."""
+    monkeypatch.setattr(replica.datasets, "read", lambda folder: dataset)
+    return Path("data")
+
+
+def test_one_that_was_stopped_becomes_what_it_would_have_been(
+    here: Path, dataset: Dataset, job: ReplicaJob, store: Store, tmp_path: Path
+) -> None:
+    key, told = job.key(dataset), list[Epoch]()
+    for _ in range(3):
+        with pytest.raises(Stopped):
+            train_into(store, here, job, told.append, care=after(2))
+        assert store.find(KIND, key) is None
+        assert [name.split("-")[0] for name in kept(store)] == [key]
+    assert train_into(store, here, job, told.append) is False
+    assert kept(store) == []
+    assert curve(store.path(KIND, key)) == told
+    other = Store(tmp_path / "other")
+    train_into(other, here, job, lambda epoch: None)
+    assert contents(store.path(KIND, key)) == contents(other.path(KIND, key))
+    assert kept(other) == []
+
+
+@pytest.mark.parametrize("members", [1, 4])
+def test_its_seconds_are_those_of_all_attempts(
+    here: Path, dataset: Dataset, stack: list[ReplicaJob], store: Store, members: int
+) -> None:
+    key = stack[0].key(dataset)
+    with pytest.raises(Stopped):
+        train_into(store, here, stack[0], lambda epoch: None, care=after(1)) if members == 1 else together(store, stack, after(1))
+    (name,) = kept(store)
+    checkpoint = Checkpoint(store.root / FOLDER, name.split("-")[0])
+    tree = checkpoint.load()
+    assert tree is not None
+    assert tree["seconds"] > 0
+    checkpoint.save(tree | {"seconds": tree["seconds"] + 40_000.0})
+    train_into(store, here, stack[0], lambda epoch: None) if members == 1 else together(store, stack)
+    assert 40_000 / members < read_json(store.path(KIND, key) / "training.json")["seconds"] < 41_000 / members
+
+
+def test_who_asks_to_stop_while_all_rows_are_said_is_heard(
+    here: Path, dataset: Dataset, job: ReplicaJob, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fuseline.training.train.EVALUATION_BATCH", 7)
+    with pytest.raises(Stopped):
+        train_into(store, here, job, lambda epoch: None, care=after(2 * 3 + 4))  # two batches in each of three epochs
+    assert store.find(KIND, job.key(dataset)) is None
+    told: list[Epoch] = []
+    train_into(store, here, job, told.append)
+    assert told == [], "nothing was left to learn"
+
+
+def test_where_the_replica_is_there_no_checkpoint_stays(here: Path, stored: Path, job: ReplicaJob, store: Store) -> None:
+    Checkpoint(store.root / FOLDER, stored.name).save({"planted": 1})
+    (store.root / FOLDER / f".{stored.name}-1").write_bytes(b"half")
+    assert len(kept(store)) == 2
+    assert train_into(store, Path("data"), job, lambda epoch: None) is True
+    assert kept(store) == []
+
+
+def test_one_that_fails_leaves_no_checkpoint(here: Path, dataset: Dataset, job: ReplicaJob, store: Store) -> None:
+    dataset.targets["size"][45] = 1e300  # a held-out row
+    with pytest.raises(TrainingError, match="not finite"):
+        train_into(store, here, replace(job, spec=job.spec.model_copy(update={"patience": 3})), lambda epoch: None)
+    assert kept(store) == []
+
+
+@pytest.fixture
+def stack(job: ReplicaJob) -> list[ReplicaJob]:
+    return [replace(job, seed=seed, share=replace(job.share, train=np.arange(seed, seed + 30))) for seed in range(4)]
+
+
+def together(
+    store: Store, jobs: list[ReplicaJob], care: Care | None = None
+) -> tuple[list[bool | TrainingError], list[tuple[int, int]]]:
+    """Which were there already, and of whose epochs it told."""
+    told: list[tuple[int, int]] = []
+    there = train_together_into(store, Path("data"), jobs, lambda k, epoch: told.append((k, epoch.epoch)), care=care or Care())
+    return there, told
+
+
+def all_contents(store: Store, jobs: list[ReplicaJob], dataset: Dataset) -> list[dict[str, bytes]]:
+    return [contents(store.path(KIND, job.key(dataset))) for job in jobs]
+
+
+def test_a_stack_that_was_stopped_becomes_what_it_would_have_been(
+    here: Path, dataset: Dataset, stack: list[ReplicaJob], store: Store, tmp_path: Path
+) -> None:
+    with pytest.raises(Stopped):
+        together(store, stack, after(2))
+    assert len(kept(store)) == 1
+    there, told = together(store, stack)
+    assert there == [False] * 4
+    assert {epoch for _, epoch in told} == {2, 3}
+    assert kept(store) == []
+    other = Store(tmp_path / "other")
+    together(other, stack)
+    assert all_contents(store, stack, dataset) == all_contents(other, stack, dataset)
+
+
+def test_a_kill_between_two_members_entries_loses_nothing(
+    here: Path, dataset: Dataset, stack: list[ReplicaJob], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together(store, stack[:1])  # it is there before, and so not one of the stack
+    before = store.path(KIND, stack[0].key(dataset)).stat().st_mtime_ns
+    other = Store(tmp_path / "other")
+    together(other, stack[:1])
+    together(other, stack)
+    write, count = replica._write, itertools.count(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(replica, "_write", lambda *given: write(*given) if next(count) < 2 else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            together(store, stack)
+    assert [store.find(KIND, job.key(dataset)) is not None for job in stack] == [True, True, False, False]
+    assert len(kept(store)) == 1
+    written = store.path(KIND, stack[1].key(dataset)).stat().st_mtime_ns
+    seen: list[int] = []
+    with monkeypatch.context() as patch:
+        real = replica.train_together
+
+        def look(dataset: Dataset, spec: Any, shares: Any, *others: Any) -> Any:
+            seen.append(len(shares))
+            return real(dataset, spec, shares, *others)
+
+        patch.setattr(replica, "train_together", look)
+        there, told = together(store, stack)
+    assert there == [True, True, False, False]
+    assert (seen, told) == ([3], [])
+    assert all_contents(store, stack, dataset) == all_contents(other, stack, dataset)
+    assert store.path(KIND, stack[0].key(dataset)).stat().st_mtime_ns == before
+    assert store.path(KIND, stack[1].key(dataset)).stat().st_mtime_ns == written
+    assert kept(store) == []
+    assert together(store, stack) == ([True] * 4, [])
+
+
+def test_a_stack_that_began_with_others_counts_as_missing(
+    here: Path, dataset: Dataset, stack: list[ReplicaJob], store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of the rest was there when it began, and is damaged now."""
+    together(store, stack[:1])
+    with pytest.raises(Stopped):
+        together(store, stack, after(2))
+    weights = store.path(KIND, stack[0].key(dataset)) / "weights.safetensors"
+    weights.write_bytes(b"")
+    there, told = together(store, stack)
+    assert there == [False] * 4
+    assert {k for k, epoch in told if epoch == 1} == {0, 1, 2, 3}
+    assert "does not fit" in caplog.text
+    assert kept(store) == []
+
+
+def test_of_those_that_are_there_by_now_no_epochs_are_told(
+    here: Path, dataset: Dataset, stack: list[ReplicaJob], store: Store
+) -> None:
+    with pytest.raises(Stopped):
+        together(store, stack, after(1))
+    together(store, stack[1:2])
+    there, told = together(store, stack)
+    assert there == [False, True, False, False]
+    assert {k for k, _ in told} == {0, 2, 3}
+    assert kept(store) == []

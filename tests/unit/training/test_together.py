@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fuseline.component import Component, complete
 from fuseline.data.dataset import Dataset
 from fuseline.errors import TrainingError
-from fuseline.models.network import Network
+from fuseline.models.network import Branch, Network
 from fuseline.partition import Share
+from fuseline.training.checkpoint import Care, Checkpoint, Keeper, Stopped
 from fuseline.training.mixing import MIXINGS
+from fuseline.training.objective import Objective
 from fuseline.training.optimizers import OPTIMIZERS
 from fuseline.training.train import Epoch, Trained, TrainSpec, stacking, train, train_together
 
@@ -166,3 +170,124 @@ def test_more_data_than_may_be_prepared_or_resident_train_the_same(
     streamed = train(dataset, spec, share, 3)
     assert np.isfinite([epoch.loss for epoch in streamed.curve]).all()
     assert_same(both(dataset, spec, [share, share]))
+
+
+# -------------------------------------------------------------------------------------------------------- out of memory
+
+PLAIN = {"mlp": {"hidden": [8], "dropout": 0.0}}
+SGD = Component(name="sgd", settings={"lr": 0.05})  # by which rounding stays what it is
+
+
+def full_at(monkeypatch: pytest.MonkeyPatch, *calls: int) -> list[int]:
+    """Let the objective of training find no memory at some of its calls; gives the numbers of rows that it was asked for."""
+    rows: list[int] = []
+
+    class Full(Objective):
+        def __call__(self, branches: list[Branch], goals: Any, mixed: Any = None) -> Any:
+            losses = super().__call__(branches, goals, mixed)
+            if losses.requires_grad:
+                rows.append(next(iter(goals.values())).weight.shape[1])
+                if len(rows) in calls:
+                    raise torch.OutOfMemoryError(
+                        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 B."
+                    )
+            return losses
+
+    monkeypatch.setattr("fuseline.training.train.Objective", Full)
+    return rows
+
+
+@pytest.mark.parametrize("networks", [1, 3])
+@pytest.mark.parametrize("kind", ["table", "mixed pictures", "unequal"])
+def test_a_batch_that_is_too_much_is_learnt_in_halves(
+    dataset_of: DatasetOf,
+    spec_of: SpecOf,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    networks: int,
+) -> None:
+    """The second step fails: half the rows from there on, and the same weights and losses as with whole batches."""
+    if kind == "mixed pictures":
+        dataset = pictures(dataset_of)
+        shape, changes = {"mlp": {"hidden": [8], "dropout": 0.0}}, {"augment": [Component(name="mixup")]}
+    else:
+        dataset, shape = table(dataset_of), PLAIN
+        changes = {"class_weights": {"kind": Component(name="balanced")}}
+        dataset.targets["kind"][::3] = -1
+    spec = spec_for(spec_of, dataset, shape, epochs=3, batch_size=16, optimizer=SGD, **changes)
+    shares = [Share(np.arange(k, k + (48 + 4 * k if kind == "unequal" else 48))) for k in range(networks)]
+    whole = train_together(dataset, spec, shares, range(networks))
+    rows = full_at(monkeypatch, 2)
+    halved = train_together(dataset, spec, shares, range(networks))
+    most = max(rows)
+    assert rows[:2] == [most, most]
+    assert len(rows) == 2 + 8 * 2 * (2 if "mixed" in kind else 1), "in all later steps too"
+    assert set(rows[2:]) <= {most // 2, most - most // 2}
+    assert caplog.text.count("halves") == 1
+    for one, other in zip(whole, halved, strict=True):
+        assert isinstance(one, Trained)
+        assert isinstance(other, Trained)
+        assert gap(one.network, other.network) < 1e-5
+        assert [e.loss for e in other.curve] == pytest.approx([e.loss for e in one.curve], rel=1e-5)
+
+
+@pytest.mark.parametrize("calls", [(1, 2), (1, 3), (3, 6)])
+def test_a_half_that_is_too_much_fails(
+    dataset_of: DatasetOf, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch, calls: tuple[int, ...]
+) -> None:
+    dataset = table(dataset_of)
+    spec = spec_for(spec_of, dataset, PLAIN, epochs=3, batch_size=16)
+    full_at(monkeypatch, *calls)
+    with pytest.raises(TrainingError) as caught:
+        train(dataset, spec, ALL, 0)
+    assert str(caught.value) == (
+        "out of memory on 'cpu' (CUDA out of memory. Tried to allocate 2.00 GiB); "
+        "make 'batch_size' smaller, or train fewer members at a time."
+    )
+
+
+def test_a_batch_of_three_is_not_halved(dataset_of: DatasetOf, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch norm learns nothing from one row."""
+    dataset = table(dataset_of)
+    spec = spec_for(spec_of, dataset, {"mlp": {"hidden": [8], "norm": "batch"}}, batch_size=3)
+    rows = full_at(monkeypatch, 1)
+    with pytest.raises(TrainingError, match=r"^out of memory"):
+        train(dataset, spec, Share(np.arange(3)), 0)
+    assert rows == [3]
+
+
+def test_memory_that_is_short_before_the_first_step_is_told_alike(
+    dataset_of: DatasetOf, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = table(dataset_of)
+
+    def full(*given: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("fuseline.training.train.Material", full)
+    for call in (
+        lambda: train(dataset, spec_for(spec_of, dataset), ALL, 0),
+        lambda: both(dataset, spec_for(spec_of, dataset), [ALL]),
+    ):
+        with pytest.raises(TrainingError, match=r"^out of memory on 'cpu' \(CUDA out of memory\)"):
+            call()
+
+
+def test_halves_go_on_after_an_interruption(
+    dataset_of: DatasetOf, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Bit by bit, since a checkpoint says that batches are halved."""
+    dataset = table(dataset_of)
+    spec = spec_for(spec_of, dataset, epochs=3, batch_size=16)
+    full_at(monkeypatch, 2)
+    whole = train(dataset, spec, ALL, 0)
+    asked = iter([False, False, True])
+    rows = full_at(monkeypatch, 2)
+    with pytest.raises(Stopped):
+        train(dataset, spec, ALL, 0, keeper=Keeper(Checkpoint(tmp_path, "key"), Care(pulse=lambda: next(asked))))
+    rows = full_at(monkeypatch)
+    resumed = train(dataset, spec, ALL, 0, keeper=Keeper(Checkpoint(tmp_path, "key")))
+    assert max(rows) == 10
+    assert gap(resumed.network, whole.network) == 0
+    assert [e.loss for e in resumed.curve] == [e.loss for e in whole.curve]

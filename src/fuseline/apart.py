@@ -1,0 +1,88 @@
+"""Functions called in a process of their own, forked from a server that has loaded torch and all that computes.
+
+So who asks need not load any of it, gets its memory back when the function is done, and outlives it whatever happens.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from importlib import import_module
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import Any
+
+from fuseline.errors import FuselineError
+
+CONTEXT = multiprocessing.get_context("forkserver")
+PRELOADED = ["fuseline.stages", "fuseline.training.worker", "torch._dynamo", "flows.cli"]
+"""What the server loads before it is asked for anything; torch._dynamo, because the first step of an optimizer imports it; the
+command itself, because each new process looks into the main module of who started it."""
+
+
+def warm() -> None:
+    """Start the server now, so that it loads what it needs while this process does something else."""
+    CONTEXT.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
+
+
+def apart(function: str, *args: Any) -> Any:
+    """What a function gives that is named as ``module:function``.
+
+    Raises:
+        FuselineError: its process ended without a word.
+        Exception: what the function raised.
+    """
+    CONTEXT.set_forkserver_preload(PRELOADED)
+    ours, theirs = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=_call, args=(theirs, dict(os.environ), function, args), name=f"fuseline {function}")
+    process.start()
+    theirs.close()
+    try:
+        done, result = ours.recv()
+    except EOFError:
+        process.join()
+        raise FuselineError(f"{function.partition(':')[2]}: {ending(process.exitcode)}.") from None
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+    if done:
+        return result
+    raise result
+
+
+def ending(code: int | None) -> str:
+    """How a process ended that said nothing, by its exit code."""
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        return f"its process was killed by {name}" + (", as the kernel does when memory runs out" if name == "SIGKILL" else "")
+    return f"its process ended without a word (code {code})"
+
+
+def end_with(connection: Connection) -> None:
+    """End this process as soon as the other end of a connection is closed, which the kernel does when its holder dies."""
+
+    def wait() -> None:
+        try:
+            connection.recv()
+        except (EOFError, OSError):
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _call(connection: Connection, environment: dict[str, str], function: str, args: tuple[Any, ...]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # who called us decides what becomes of us
+    end_with(connection)
+    os.environ.clear()
+    os.environ.update(environment)  # the server's is as old as itself
+    module, _, name = function.partition(":")
+    try:
+        said = (True, getattr(import_module(module), name)(*args))
+    except Exception as error:
+        said = (False, error)
+    connection.send(said)

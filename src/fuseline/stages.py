@@ -1,0 +1,111 @@
+"""The stages that compute, each from the folders of those before it: what the flow's tasks call in processes of their own.
+
+All arguments and results are small and can be pickled: names, keys, folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from numpy.typing import NDArray
+
+from fuseline.bank import Bank, BankedMember, build_bank
+from fuseline.component import Component
+from fuseline.evaluation.report import evaluate
+from fuseline.footprint import require_room
+from fuseline.fusion.fuse import FusedTarget, fuse_target
+from fuseline.package.build import build_package
+from fuseline.plan import Plan, make_plan
+from fuseline.recipe import Recipe
+from fuseline.report.plots import draw_all, draw_partition
+from fuseline.report.summary import below_floor, finite
+from fuseline.store import Store, read_json
+from fuseline.training.replica import curve
+
+Made = tuple[Path, bool]
+"""A stage's folder in the store, and whether it was there already."""
+
+
+class PlanMade(NamedTuple):
+    """A plan, and the names that a flow goes through: see :class:`tasks.records.PlanRecord`."""
+
+    key: str
+    folder: Path
+    members: tuple[str, ...]
+    targets: tuple[str, ...]
+    after: Mapping[str, str]
+    rules: Mapping[str, Sequence[Component]]
+
+
+def plan(recipe: Recipe) -> PlanMade:
+    """See :func:`fuseline.plan.make_plan`."""
+    made, folder = make_plan(recipe, Store())
+    require_room(made, Store())
+    rules = {target: made.fuse_spec(target).rules for target in recipe.targets}
+    return PlanMade(made.key, folder, tuple(made.members), tuple(recipe.targets), made.after, rules)
+
+
+def bank(plan: Path, members: Sequence[tuple[str, Sequence[str], Sequence[Path]]]) -> Made:
+    """The bank of members, each with its replicas' keys and folders; see :func:`fuseline.bank.build_bank`."""
+    its = Plan.open(plan)
+    banked = [
+        BankedMember(name, list(keys), list(folders), [j.share for j in its.members[name]]) for name, keys, folders in members
+    ]
+    made, reused = build_bank(Store(), its.dataset, its.split, banked)
+    return made.folder, reused
+
+
+def fuse(plan: Path, bank: Path, target: str) -> Made:
+    """A target's fitted candidates; see :func:`fuseline.fusion.fuse.fuse_target`."""
+    its, store = Plan.open(plan), Store()
+    fused, reused = fuse_target(store, Bank.open(bank), its.dataset, its.split, its.fuse_spec(target), its.units)
+    return store.path("fusion", fused.key), reused
+
+
+def judge(plan: Path, bank: Path, fused: Sequence[Path]) -> Made:
+    """The report; see :func:`fuseline.evaluation.report.evaluate`."""
+    its = Plan.open(plan)
+    settings = its.recipe.evaluation
+    _, folder, reused = evaluate(
+        Store(),
+        Bank.open(bank),
+        its.dataset,
+        its.split,
+        its.units,
+        [FusedTarget.open(part) for part in fused],
+        {target: its.metric_names(target) for target in its.recipe.targets},
+        settings.resamples,
+        settings.level,
+        its.recipe.seed,
+    )
+    return folder, reused
+
+
+def package(plan: Path, bank: Path, fused: Sequence[Path]) -> Made:
+    """The package; see :func:`fuseline.package.build.build_package`."""
+    return build_package(Store(), Plan.open(plan), Bank.open(bank), [FusedTarget.open(part) for part in fused])
+
+
+def example(plan: Path) -> pd.DataFrame | NDArray[Any]:
+    """A few raw rows of a plan's data."""
+    return Plan.open(plan).example()
+
+
+def unmet(report: Path, floors: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """See :func:`fuseline.report.summary.below_floor`."""
+    return below_floor(finite(read_json(report / "report.json")), floors)
+
+
+def draw_report(report: Path, members: Mapping[str, Sequence[Path]], folder: Path) -> None:
+    """The pictures of a report and of its members' learning curves, into a folder."""
+    draw_all(read_json(report / "report.json"), {m: [curve(place) for place in its] for m, its in members.items()}, folder)
+
+
+def draw_shares(plan: Path, folder: Path) -> None:
+    """The pictures of who sees what, into a folder."""
+    its = Plan.open(plan)
+    shares = {name: [job.share for job in jobs] for name, jobs in its.members.items()}
+    draw_partition(read_json(plan / "statistics.json"), shares, its.dataset.schema, folder)

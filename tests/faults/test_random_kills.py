@@ -1,0 +1,110 @@
+"""A run that is killed with SIGKILL at twenty random moments ends as one that nothing disturbed."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from fuseline.store import sha256_of
+from tests.faults.harness import EPOCHS, MEMBERS, Site, steps, until
+
+KILLS, EACH = 20, 3
+STAGES = {"training": 8, "bank": 4, "fusion": 4, "registration": 4}
+"""The stages and how many kills each is to have, in the order in which a run comes to them."""
+
+SLOW, TRAINING = 0.1, 0.5
+"""Seconds that each step takes while the run is being killed, so that training outlasts many kills; and how long after its begin
+they come at the latest."""
+
+SLOWED = {name: ["slow", 1, SLOW] for name in MEMBERS}
+ARRAYS, RULES = (".npy", ".safetensors"), ("mean", "weights")
+
+
+def signs(site: Site, stage: str) -> Iterator[Path]:
+    """What appears, or is written anew, when a run comes to a stage."""
+    if stage == "training":
+        return site.meeting.glob("*.reached")
+    if stage == "registration":
+        return (site.home / "locks").glob("registry-*.lock")
+    return (site.store / "locks").glob(f"{stage}-*.lock")
+
+
+def last(site: Site, since: int) -> str:
+    """The stage that a run has come to since it was started, or ``start``."""
+    return next((s for s in reversed(STAGES) if any(sign.stat().st_mtime_ns > since for sign in signs(site, s))), "start")
+
+
+def killed_in(site: Site, stage: str, seconds: float) -> str | None:
+    """Start the run, and kill it some time after it has come to a stage or, where that one has nothing left to do, to one behind
+    it; the stage in which it was killed. None if it had finished by then."""
+    since, order = time.time_ns(), ["start", *STAGES]
+    going = site.train(faults=SLOWED)
+    until(lambda: not going.going or order.index(last(site, since)) >= order.index(stage), f"{stage} has begun")
+    with suppress(subprocess.TimeoutExpired):
+        going.process.wait(seconds)
+    if not going.going:
+        assert going.finish().code == 0, going.screen
+        return None
+    going.kill()
+    return last(site, since)
+
+
+def made(site: Site) -> dict[str, str]:
+    """The sha256 of each array of the bank and of the fusions, and of the members' weights."""
+    arrays = [path for kind in ("bank", "fusion") for path in site.store.glob(f"{kind}/[!.]*/**/*") if path.suffix in ARRAYS]
+    return site.weights() | {str(path.relative_to(site.store)): sha256_of(path) for path in arrays}
+
+
+def wanted(killed: Counter[str]) -> str | None:
+    """The stage to be killed in next; None when it is enough."""
+    too_few = [stage for stage, count in STAGES.items() if killed[stage] < (count if killed.total() < KILLS else EACH)]
+    return too_few[0] if too_few else None
+
+
+def test_random_kills(sites: Callable[[str], Site], undisturbed: Site) -> None:
+    seconds = undisturbed.commands[0].finish().summary["timing"]
+    lasts = {"training": TRAINING, "bank": seconds["bank"], "fusion": seconds["fuse"], "registration": seconds["register"]}
+    random, killed, site = np.random.default_rng(20), Counter[str](), sites("killed")
+    while stage := wanted(killed):
+        found = killed_in(site, stage, random.uniform(0, lasts[stage]))
+        if found is not None:
+            killed[found] += 1
+        else:  # only what is killed counts: on with another home
+            check(site, undisturbed)
+            site = sites(f"killed after {killed.total()}")
+    assert killed.total() >= KILLS
+    assert min(killed[stage] for stage in STAGES) >= EACH
+    site.train()
+    check(site, undisturbed)
+
+
+def check(site: Site, undisturbed: Site) -> None:
+    """A home in which a run was killed all but the last time holds what the undisturbed one holds, and records that say so."""
+    ended, expected = site.commands[-1].finish().summary, undisturbed.commands[0].finish().summary
+    starts = len(site.commands)
+    assert made(site) == made(undisturbed)
+    for part in ("best", "candidates"):
+        assert ended[part] == expected[part]
+    assert [entry["metrics"] for entry in ended["members"]] == [entry["metrics"] for entry in expected["members"]]
+
+    (parent,) = site.runs("train")
+    assert parent.data.tags["fuseline.attempt"] == str(starts)
+    runs = site.runs()
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    whose = Counter((run.data.tags["fuseline.kind"], run.info.run_name) for run in runs)
+    assert whose == Counter(
+        [("train", site.name), *(("member", m) for m in MEMBERS), *(("fusion", f"fusion {r}") for r in RULES)]
+    )
+    for run in site.runs("member"):
+        logged = steps(site.client(), run.info.run_id)
+        assert logged["loss"] == list(range(1, EPOCHS + 1))
+        assert [name for name, its in logged.items() if len(set(its)) < len(its)] == []
+    (version,) = site.client().search_model_versions(f"name = '{site.name}'")
+    assert version.run_id == parent.info.run_id == ended["run_id"]
+    assert site.flow_runs() == [*["CRASHED"] * (starts - 1), "COMPLETED"]
