@@ -89,6 +89,7 @@ def estimate(plan: Plan, store: Store) -> Need:
         package=2 * weights,  # in the store, and as a version that MLflow keeps
         records=RECORDS + RECORDS_OF_A_MEMBER * len(members),
         largest_file=max(
+            0,  # else a single number would be taken for a list of them
             weights,
             *(4 * n * max(widest, kinds[name].features) for name, jobs in missing.items() if jobs),
             *(4 * n * max(widest * len(members), kinds[name].features * len(jobs)) for name, jobs in members.items() if bank),

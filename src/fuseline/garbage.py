@@ -133,7 +133,7 @@ def _locks(store: Store, going: set[Entry], limit: float) -> Iterator[_Piece]:
 def _discard(store: Store, entry: Entry, limit: float) -> None:
     """Remove an entry, if it is still true that nobody uses it."""
     with locked_if_free(store.lock(*entry)) as ours:
-        if ours:
+        if ours and _last_use(store.path(*entry)) < limit:
             store.discard(*entry)
 
 

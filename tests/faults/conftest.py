@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def sites(new_site: Callable[[Path], Site], tmp_path: Path) -> Iterator[Callable
 @pytest.fixture
 def site(sites: Callable[[str], Site], request: pytest.FixtureRequest) -> Site:
     """A site of one's own. Nothing may be left of its commands."""
-    return sites(request.node.name[:40])
+    return sites(re.sub(r"\W+", "-", request.node.name)[:40])
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,12 @@ import re
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,7 +177,7 @@ class Site:
         open_: Callable[..., Any],
     ) -> None:
         self.folder, self.home, self.meeting = folder, folder / "home", folder / "meeting"
-        self.name = f"faults-{folder.name}"[:60]
+        self.name = re.sub(r"\W+", "-", f"faults-{folder.name}")[:60].strip("-")
         self.store = self.home / "store"
         self._environment, self._ask, self._find, self._open = environment, ask, find, open_
         self.commands: list[Command] = []
@@ -298,6 +300,14 @@ class Site:
         """MLflow's runs, of one kind or under one parent."""
         found: list[Any] = self._find(self.home, kind, parent)
         return found
+
+    def is_known(self) -> bool:
+        """Whether MLflow's database has a training run: looked at from aside, for a client would make a database."""
+        try:
+            with closing(sqlite3.connect(f"file:{self.home / 'mlflow.db'}?mode=ro", uri=True)) as database:
+                return bool(database.execute("select 1 from tags where key = 'fuseline.kind' and value = 'train'").fetchone())
+        except sqlite3.OperationalError:
+            return False
 
     def client(self) -> Any:
         """MLflow's client for this home."""

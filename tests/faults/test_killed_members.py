@@ -61,6 +61,7 @@ def everything_killed(new_site: Callable[[Path], Site], tmp_path_factory: pytest
     site = new_site(tmp_path_factory.mktemp("everything-killed"))
     going = site.train("--set", "training.processes=1", faults={"b": ["block", MIDDLE]})
     going.wait_for(site.reached("b").exists, "the third epoch has begun")
+    going.wait_for(site.is_known, "MLflow knows of the run")
     fault = now()
     going.kill()
     (parent,) = site.runs("train")

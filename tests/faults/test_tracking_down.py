@@ -72,7 +72,7 @@ def test_tracking_server_down_in_the_middle(site: Site, mlflow_server: MlflowSer
     address = {"MLFLOW_TRACKING_URI": mlflow_server.address}
     going = site.train(faults={"b": ["block", 6]}, **address)
     going.wait_for(site.reached("b").exists, "the second epoch has begun")
-    going.wait_for(lambda: site.runs("train"), "MLflow knows of the run")
+    going.wait_for(site.is_known, "MLflow knows of the run")
     mlflow_server.stop()
     site.release("b")
     ended = going.finish()
@@ -95,7 +95,7 @@ def test_tracking_server_started_again_in_the_middle(site: Site, mlflow_server: 
     going.wait_for(site.reached("b").exists, "the second epoch has begun")
     mlflow_server.start()
     mlflow_server.wait_until_up()
-    going.wait_for(lambda: site.runs("train"), "MLflow knows of the run")
+    going.wait_for(site.is_known, "MLflow knows of the run")
     site.release("b")
     ended = going.finish()
     assert ended.summary["tracking"] == "delivered"

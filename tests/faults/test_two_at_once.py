@@ -36,7 +36,7 @@ def test_promotion_race(site: Site, undisturbed: Site) -> None:
         until(lambda: waiting(registry) == len(rules) or not all(c.going for c in racing), "all wait for the registry")
         assert all(command.going for command in racing), [command.screen for command in racing]
     summaries = [command.finish().summary for command in racing]
-    versions = {version.version: version for version in site.client().search_model_versions(f"name = '{site.name}'")}
+    versions = {str(version.version): version for version in site.client().search_model_versions(f"name = '{site.name}'")}
     assert sorted(versions, key=int) == ["1", "2", "3"]
     assert {str(its["registered"]["version"]): its["run_id"] for its in summaries} == {
         number: version.run_id for number, version in versions.items()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ import pandas as pd
 import psutil
 import pytest
 from ruamel.yaml import YAML
+
+from fuseline.store import read_json
+from fuseline.tracking.tags import tagged_entries
 
 SLOW = """
 name: slow
@@ -174,6 +179,24 @@ def test_a_reused_member_links_to_the_run_that_trained_it(
         assert "fuseline.origin" not in children[name].data.tags
 
 
+def test_the_summary_kept_is_that_of_the_command(first_run: Any, files: Path) -> None:
+    kept, said = read_json(files / "summary.json"), first_run.summary
+    assert {**kept, "timing": None} == {**said, "timing": None}
+    assert kept["timing"].keys() == said["timing"].keys()
+
+
+def test_the_entries_that_a_run_is_made_of_stand_in_the_store(first_run: Any, parent: Any) -> None:
+    entries = tagged_entries(parent.data.tags)
+    assert {kind for kind, _ in entries} == {"plan", "data", "bank", "fusion", "report", "package", "pictures"}
+    assert all((first_run.store / kind / key).is_dir() for kind, key in entries)
+    assert entries[0] == ("plan", parent.data.tags["fuseline.key"])
+
+
+def test_nothing_waits_when_all_was_delivered(first_run: Any, second_run: Any) -> None:
+    assert first_run.summary["tracking"] == second_run[0].summary["tracking"] == "delivered"
+    assert not (first_run.home / "spool" / "refused.jsonl").exists()
+
+
 def test_a_finished_run_is_never_opened_again(first_run: Any, parent: Any, second_run: Any, tracked: Callable[..., Any]) -> None:
     again = second_run[0].summary["run_id"]
     assert again != parent.info.run_id
@@ -208,7 +231,16 @@ def killed(
     def finished() -> set[str]:
         return {place.name for place in (home / "store" / "replica").glob("[!.]*")}
 
-    until(lambda: finished() or process.poll() is not None, "the first replica is in the store", 300)
+    def is_known() -> bool:
+        """Whether MLflow knows of the run, by its file alone: MLflow's client would make a database that is not there yet."""
+        try:
+            with closing(sqlite3.connect(f"file:{home / 'mlflow.db'}?mode=ro", uri=True)) as database:
+                return bool(database.execute("select count(*) from runs").fetchone()[0])
+        except sqlite3.OperationalError:
+            return False
+
+    ended = "the first replica is in the store, and MLflow knows of the run"
+    until(lambda: (finished() and is_known()) or process.poll() is not None, ended, 300)
     workers = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -233,11 +265,13 @@ def test_a_dead_run_is_continued_and_its_finished_replicas_are_kept(
     recipe, home, run, finished = killed
     before = {key: (home / "store" / "replica" / key).stat().st_mtime_ns for key in finished}
     summary = commands("run", recipe, "--json", home=home).summary
-    assert summary["run_id"] == run.info.run_id
+    assert (summary["run_id"], summary["tracking"]) == (run.info.run_id, "delivered")
     assert [m["status"] for m in summary["members"]] == ["trained"]
     assert {key: (home / "store" / "replica" / key).stat().st_mtime_ns for key in finished} == before
     assert len(list((home / "store" / "replica").glob("*"))) == 3
     (now,) = runs_of(home, "train")
     assert now.info.status == "FINISHED"
     assert now.data.tags["fuseline.attempt"] == "2"
+    assert now.data.tags["fuseline.reason.1"] == "its process died"
+    assert "fuseline.reason" not in now.data.tags
     assert {child.info.status for child in runs_of(home, parent=run.info.run_id)} == {"FINISHED"}

@@ -10,7 +10,7 @@ import pytest
 from fuseline.planned import Planned
 from fuseline.report.summary import winner
 from fuseline.store import read_json
-from fuseline.tracking.registry import Registered
+from fuseline.tracking.spool import opened, read
 from tasks import package as package_tasks
 from tasks.package import package, register_version
 from tasks.records import StageRecord
@@ -18,24 +18,20 @@ from tasks.records import StageRecord
 
 @pytest.fixture
 def registered(stages: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Call the task with some report and floors, and give what it would register."""
+    """Call the task with some report and floors, and give the version that it asks for."""
 
-    def go(report: StageRecord, floors: dict[str, Any]) -> dict[str, Any]:
-        names = ("tracker", "run_id", "name", "package", "schema", "example", "tags", "may_lead")
-        caught: dict[str, Any] = {}
-
-        def register(*given: Any) -> Registered:
-            caught.update(zip(names, given, strict=True))
-            return Registered("m", 1, [], False)
-
+    def go(report: StageRecord, floors: dict[str, Any]) -> Any:
         plan = Planned.open(stages.plan.folder)
         recipe = plan.recipe.model_copy(update={"registry": plan.recipe.registry.model_copy(update={"floors": floors})})
         changed = Planned(**(vars(plan) | {"recipe": recipe}))
-        monkeypatch.setattr(package_tasks, "register", register)
-        monkeypatch.setattr(package_tasks, "tracker_of", lambda plan: None)
         monkeypatch.setattr(package_tasks.Planned, "open", lambda folder: changed)
-        assert register_version.fn(stages.plan, stages.run, report, stages.package) == Registered("m", 1, [], False)
-        return caught
+        spool = opened(stages.run.run_id)
+        monkeypatch.setattr(spool, "_labels", set())
+        register_version.fn(stages.plan, stages.run, report, stages.package)
+        *_, (said, _) = read(spool.folder)
+        assert said is not None
+        assert said.run == stages.run.run_id
+        return said.version
 
     return go
 
@@ -48,20 +44,27 @@ def test_the_same_package_is_found_again(stages: Any) -> None:
 def test_a_version_that_clears_its_floors_may_lead_and_says_its_scores(stages: Any, registered: Any) -> None:
     given = registered(stages.report, {"iris": {"accuracy": 0.0}})
     scores = winner(read_json(stages.report.folder / "report.json"), "iris")["metrics"]
-    assert given["may_lead"] is True
-    assert given["tags"].pop("recipe") == "iris"
-    assert given["tags"].pop("floors") == "cleared"
-    assert given["tags"] == {f"test.iris.{name}": f"{score['value']:.6g}" for name, score in scores.items()}
-    assert (given["name"], given["run_id"]) == ("flowers", stages.run.run_id)
-    assert given["package"] == stages.package.folder
-    assert len(given["example"]()) == 3
+    assert given.may_lead is True
+    assert given.tags.pop("recipe") == "iris"
+    assert given.tags.pop("floors") == "cleared"
+    assert given.tags == {f"test.iris.{name}": f"{score['value']:.6g}" for name, score in scores.items()}
+    assert (given.name, given.package, given.plan) == ("flowers", str(stages.package.folder), str(stages.plan.folder))
+
+
+def test_a_package_is_asked_for_once(stages: Any) -> None:
+    spool = opened(stages.run.run_id)
+    counts = []
+    for _ in range(2):
+        register_version.fn(stages.plan, stages.run, stages.report, stages.package, [])
+        counts.append(len(list(read(spool.folder))))
+    assert counts[0] == counts[1]
 
 
 def test_one_below_a_floor_may_not_lead_and_says_which(stages: Any, registered: Any) -> None:
     given = registered(stages.report, {"iris": {"accuracy": 1.5, "log_loss": 0.0}})
-    assert given["may_lead"] is False
-    assert given["tags"]["floors"].count("; ") == 1
-    assert "iris: accuracy is" in given["tags"]["floors"]
+    assert given.may_lead is False
+    assert given.tags["floors"].count("; ") == 1
+    assert "iris: accuracy is" in given.tags["floors"]
 
 
 def test_a_score_that_is_no_number_is_no_tag_and_clears_no_floor(stages: Any, registered: Any, tmp_path: Any) -> None:
@@ -70,6 +73,6 @@ def test_a_score_that_is_no_number_is_no_tag_and_clears_no_floor(stages: Any, re
         entry["metrics"]["accuracy"]["value"] = float("nan")
     (tmp_path / "report.json").write_text(json.dumps(report))
     given = registered(StageRecord(tmp_path, False), {"iris": {"accuracy": 0.0}})
-    assert given["may_lead"] is False
-    assert "test.iris.accuracy" not in given["tags"]
-    assert "test.iris.log_loss" in given["tags"]
+    assert given.may_lead is False
+    assert "test.iris.accuracy" not in given.tags
+    assert "test.iris.log_loss" in given.tags

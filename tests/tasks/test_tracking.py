@@ -2,104 +2,202 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fuseline.planned import Planned
-from fuseline.report import plots
 from fuseline.store import read_json
-from tasks.records import FailedMember, MemberRecord
-from tasks.tracking import _pictures, fail_run, start_run, track_fusions, track_member, track_scores, tracker_of
+from fuseline.tracking.deliver import deliverer
+from fuseline.tracking.settings import load_settings
+from fuseline.tracking.spool import held, opened, read, start_run
+from fuseline.tracking.tags import tagged_entries
+from tasks import tracking as tracking_tasks
+from tasks.records import FailedMember, MemberRecord, RunRecord
+from tasks.tracking import _pictures, delivered, fail_run, finish_run, track_fusions, track_member, track_scores
+from tasks.tracking import start_run as start_task
 
 
 @pytest.fixture
 def client(stages: Any) -> Any:
-    return tracker_of(Planned.open(stages.plan.folder)).client
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mlflow's own tables make SQLAlchemy warn while they are imported
+        from mlflow import MlflowClient
+
+        return MlflowClient(load_settings().server.mlflow_tracking_uri)
 
 
-def test_one_tracker_serves_all_tasks_of_a_recipe(stages: Any) -> None:
-    plan = Planned.open(stages.plan.folder)
-    assert tracker_of(plan) is tracker_of(Planned.open(stages.plan.folder))
+@pytest.fixture
+def arrived(stages: Any, client: Any) -> Callable[..., Any]:
+    """A run in MLflow by its own id, once all that was told of its parent has arrived."""
+
+    def find(own: str, parent: str = stages.run.run_id) -> Any:
+        folder = opened(parent).folder
+        assert deliverer().wait([folder], 60) == 0
+        (experiment,) = (its for its in client.search_experiments() if its.name == "iris")
+        (run,) = client.search_runs([experiment.experiment_id], f"tags.`fuseline.id` = '{own}'")
+        return run
+
+    return find
 
 
-def test_a_started_run_runs_and_keeps_the_plan(stages: Any, client: Any) -> None:
-    run = client.get_run(stages.run.run_id)
+@pytest.fixture
+def another_run(stages: Any) -> Iterator[RunRecord]:
+    """A run of the same recipe that has just begun."""
+    run = start_run("another plan", "iris", {}).run
+    yield RunRecord(run, "iris")
+    if run in held():
+        opened(run).close()
+
+
+def test_a_started_run_runs_and_keeps_the_plan(stages: Any, arrived: Callable[..., Any]) -> None:
+    run = arrived(stages.run.run_id)
     assert (run.info.status, run.data.tags["fuseline.recipe"]) == ("RUNNING", "iris")
+    assert run.data.params["members.0.name"] == "plain"
+    assert len(run.inputs.dataset_inputs) == 1
     kept = {file.name for file in (Path(run.info.artifact_uri.removeprefix("file://")) / "plan").iterdir()}
     tables = {"statistics.json", "split.parquet", "partition.parquet"}
     assert kept == {"recipe.yaml", "environment.txt", "partition-iris.png", *tables}
 
 
-def test_starting_again_continues_it(stages: Any) -> None:
-    assert start_run.fn(stages.plan) == stages.run
-
-
-def test_a_failed_member_is_a_failed_child_that_says_why(stages: Any, client: Any) -> None:
-    run = client.get_run(track_member.fn(stages.plan, stages.run, FailedMember("held", "its process was killed by SIGKILL")))
+def test_a_failed_member_is_a_failed_child_that_says_why(
+    stages: Any, another_run: RunRecord, arrived: Callable[..., Any]
+) -> None:
+    failed = FailedMember("held", "its process was killed by SIGKILL", "killed", 3)
+    run = arrived(track_member.fn(stages.plan, another_run, failed), another_run.run_id)
     assert run.info.status == "FAILED"
-    assert run.data.tags["fuseline.status"] == "failed"
-    assert run.data.tags["fuseline.reason"] == "its process was killed by SIGKILL"
+    tags = {name: run.data.tags[f"fuseline.{name}"] for name in ("status", "reason", "failure", "attempts")}
+    assert tags == {"status": "failed", "reason": failed.reason, "failure": "killed", "attempts": "3"}
     assert run.data.params["replicas"] == "2"
     assert run.data.metrics == {}
 
 
-def test_a_trained_member_has_a_curve_per_replica_and_then_its_scores(stages: Any, client: Any) -> None:
+def test_a_member_that_failed_and_is_trained_later_loses_its_reason(
+    stages: Any, another_run: RunRecord, arrived: Callable[..., Any]
+) -> None:
+    for member in (FailedMember("plain", "out of memory"), stages.members[0]):
+        child = track_member.fn(stages.plan, another_run, member)
+    run = arrived(child, another_run.run_id)
+    assert (run.info.status, run.data.tags["fuseline.status"]) == ("FINISHED", "trained")
+    assert {"fuseline.reason", "fuseline.failure"} & run.data.tags.keys() == set()
+    assert run.data.tags["fuseline.reason.1"] == "out of memory"
+
+
+def test_a_trained_member_has_a_curve_per_replica_and_then_its_scores(
+    stages: Any, client: Any, arrived: Callable[..., Any]
+) -> None:
     children = {m.name: track_member.fn(stages.plan, stages.run, m) for m in stages.members}
-    plain, held = (client.get_run(children[name]) for name in ("plain", "held"))
+    plain, held = (arrived(children[name]) for name in ("plain", "held"))
     assert plain.info.status == held.info.status == "FINISHED"
-    assert [p.step for p in client.get_metric_history(plain.info.run_id, "replica_2/loss")] == [1, 2]
+    history = client.get_metric_history(plain.info.run_id, "replica_2/loss")
+    assert [p.step for p in history] == [1, 2]
+    assert plain.info.start_time <= history[0].timestamp <= history[1].timestamp <= plain.info.end_time
     assert "replica_1/holdout_loss" in held.data.metrics
     assert "replica_1/holdout_loss" not in plain.data.metrics
-    track_scores.fn(stages.plan, stages.report, children)
+    for _ in range(2):  # once by an attempt whose process died
+        track_scores.fn(stages.run, stages.report, children)
     entries = read_json(stages.report.folder / "report.json")["targets"]["iris"]["members"]
     for entry in entries:
-        scores = client.get_run(children[entry["name"]]).data.metrics
-        assert scores["test/iris/log_loss"] == entry["metrics"]["log_loss"]["value"]
+        run = arrived(children[entry["name"]])
+        assert run.data.metrics["test/iris/log_loss"] == entry["metrics"]["log_loss"]["value"]
+        assert len(client.get_metric_history(run.info.run_id, "test/iris/log_loss")) == 1
 
 
-def test_a_reused_member_names_the_run_that_trained_it(stages: Any, client: Any) -> None:
-    first = track_member.fn(stages.plan, stages.run, stages.members[0])
+def test_a_member_that_was_trained_in_this_run_is_not_said_to_be_reused_when_the_run_goes_on(
+    stages: Any, arrived: Callable[..., Any]
+) -> None:
     member = stages.members[0]
+    first = arrived(track_member.fn(stages.plan, stages.run, member))
     reused = MemberRecord(member.name, member.keys, member.folders, 0)
-    tracker = tracker_of(Planned.open(stages.plan.folder))
-    parent = tracker.start("iris", "train", "another run")
-    run = client.get_run(track_member.fn(stages.plan, type(stages.run)(parent, "iris"), reused))
+    again = arrived(track_member.fn(stages.plan, stages.run, reused))
+    assert again.to_dictionary() == first.to_dictionary()
+    assert again.data.tags["fuseline.status"] == "trained"
+
+
+def test_a_reused_member_names_the_run_that_trained_it(stages: Any, another_run: RunRecord, arrived: Callable[..., Any]) -> None:
+    first = arrived(track_member.fn(stages.plan, stages.run, stages.members[1]))
+    member = stages.members[1]
+    reused = MemberRecord(member.name, member.keys, member.folders, 0)
+    run = arrived(track_member.fn(stages.plan, another_run, reused), another_run.run_id)
     assert run.data.tags["fuseline.status"] == "reused"
-    assert run.data.tags["fuseline.origin"] == first
+    assert run.data.tags["fuseline.origin"] == first.info.run_id
 
 
-def test_every_rule_is_a_child_with_cross_fitted_losses(stages: Any, client: Any) -> None:
-    track_fusions.fn(stages.plan, stages.run, stages.report)
+def test_every_rule_is_a_child_with_cross_fitted_losses(stages: Any, client: Any, arrived: Callable[..., Any]) -> None:
+    for _ in range(2):
+        track_fusions.fn(stages.plan, stages.run, stages.report)
     part = read_json(stages.report.folder / "report.json")["targets"]["iris"]
-    found = client.search_runs(
-        [client.get_run(stages.run.run_id).info.experiment_id], "tags.`fuseline.kind` = 'fusion'"
-    )  # fmt: skip
+    parent = arrived(stages.run.run_id)
+    found = client.search_runs([parent.info.experiment_id], "tags.`fuseline.kind` = 'fusion'")
     runs = {run.data.params["rule"]: run for run in found}
+    assert len(found) == 2
     assert set(runs) == {"mean", "stacking"}
     for name, run in runs.items():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.data.metrics["cross_fit/iris/loss"] == part["comparison"]["rules"][name]["loss"]
         assert run.data.tags.get("fuseline.chosen_for", "") == ("iris" if part["chosen"] == name else "")
+
+
+def test_a_finished_run_names_the_entries_that_it_is_made_of(
+    stages: Any, another_run: RunRecord, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_tasks, "create_table_artifact", lambda *_, **__: None)
+    made = [stages.bank, *stages.fused, stages.report, stages.package]
+    summary = {"timing": {}, "trained": 2, "reused": 0, "best": {"iris": "mean"}, "candidates": []}
+    finish_run.fn(stages.plan, another_run, stages.members, stages.report, made, summary)
+    told = delivered(another_run)
+    assert told.run_id is not None
+    tags = client.get_run(told.run_id).data.tags
+    entries = tagged_entries(tags)
+    kinds = ["plan", "data", "bank", "fusion", "report", "package", "pictures", "pictures"]
+    assert [kind for kind, _ in entries] == kinds
+    assert len(set(entries)) == len(entries)
+    assert all((stages.home / "store" / kind / key).is_dir() for kind, key in entries)
+    assert dict(entries)["data"] == Planned.open(stages.plan.folder).data
+    assert another_run.run_id not in held()
 
 
 def test_pictures_are_drawn_once(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Path] = []
 
-    def draw(report: Any, curves: Any, folder: Path) -> None:
+    def draw(function: str, report: Path, members: dict[str, Any], folder: Path) -> None:
         drawn.append(folder)
-        assert {name: [len(c) for c in replicas] for name, replicas in curves.items()} == {"plain": [2, 2], "held": [2, 2]}
+        assert (function, report) == ("fuseline.stages:draw_report", stages.report.folder)
+        assert members == {m.name: m.folders for m in stages.members}
         (folder / "a.png").write_bytes(b"a")
 
-    monkeypatch.setattr(plots, "draw_all", draw)
+    monkeypatch.setattr(tracking_tasks, "apart", draw)
+    monkeypatch.setattr(tracking_tasks, "code_version", lambda *_: "another")
     first = _pictures(stages.members, stages.report)
     assert _pictures(stages.members, stages.report) == first
     assert len(drawn) == 1
 
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
-def test_a_run_that_ends_badly_says_why_and_is_continued_later(stages: Any, client: Any, status: str) -> None:
-    fail_run(stages.plan, stages.run, "the disk is full", status)
-    run = client.get_run(stages.run.run_id)
+def test_a_run_that_ends_badly_says_why_and_is_let_go_of(another_run: RunRecord, client: Any, status: Any) -> None:
+    spool = opened(another_run.run_id)
+    fail_run(another_run, "the disk is full", status)
+    run = client.get_run(deliverer().told(spool.folder).run_id)
     assert (run.info.status, run.data.tags["fuseline.reason"]) == (status, "the disk is full")
-    assert start_run.fn(stages.plan).run_id == stages.run.run_id
+    assert another_run.run_id not in held()
+
+
+def test_a_run_that_has_ended_does_not_end_again(another_run: RunRecord) -> None:
+    spool = opened(another_run.run_id)
+    spool.tell(spool.run, end="FINISHED")
+    ends = []
+    spool.told = lambda: ends.append("told")
+    fail_run(another_run, "Ctrl-C", "KILLED")
+    assert spool.ends[spool.run] == "FINISHED"
+    assert ends == []
+
+
+def test_starting_again_continues_it(stages: Any) -> None:
+    """Last of all, since it is another attempt."""
+    assert start_task.fn(stages.plan) == stages.run
+    *_, (said, _) = read(opened(stages.run.run_id).folder)
+    assert said is not None
+    assert (said.again, said.tags["fuseline.attempt"], said.params) == (True, "2", {})

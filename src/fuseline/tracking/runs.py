@@ -21,9 +21,7 @@ from fuseline.errors import UserError
 from fuseline.store import locked
 from fuseline.tracking.records import NONE, Data, Point, Start
 from fuseline.tracking.settings import Settings
-from fuseline.tracking.tags import ID
-from fuseline.tracking.tags import KEY as KEY
-from fuseline.tracking.tags import KIND as KIND
+from fuseline.tracking.tags import ID, KEY, KIND
 
 MOST_METRICS, MOST_PARAMS, MOST_TAGS = 800, 100, 100
 """What a batch takes at the most: 1,000 of all, 100 of parameters and of tags."""

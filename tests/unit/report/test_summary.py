@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fuseline.report.summary import assemble, below_floor, best, candidate_entries, finite, flat_metrics, winner
-from fuseline.tracking.registry import Registered
+from fuseline.report.summary import assemble, below_floor, best, candidate_entries, finite, flat_metrics, tracked, winner
+from fuseline.tracking.delivery import Registered
 
 
 def score(value: float, low: float = 0.0, high: float = 1.0) -> dict[str, float]:
@@ -50,12 +50,21 @@ class Member:
 
 def test_a_summary_has_every_part_and_is_json() -> None:
     members = [Member("a", "trained"), Member("b", "reused")]
-    made = assemble("run", "recipe", members, REPORT, Registered("model", 3, ["challenger"], False))
+    made = assemble("recipe", members, REPORT)
     assert json.loads(json.dumps(made, allow_nan=False)) == made
     assert (made["trained"], made["reused"]) == (1, 1)
-    assert made["registered"] == {"name": "model", "version": 3, "aliases": ["challenger"]}
     assert [m["status"] for m in made["members"]] == ["trained", "reused"]
     assert made["members"][0]["metrics"]["size"]["r2"]["value"] is None
+
+
+def test_what_only_mlflow_knows_is_filled_in_when_it_has_been_told() -> None:
+    made = assemble("recipe", [], REPORT)
+    assert (made["run_id"], made["registered"], made["tracking"]) == (None, None, "waiting")
+    told = tracked(made, "run", Registered("model", 3, ["challenger"], False), waiting=False)
+    assert (told["run_id"], told["tracking"]) == ("run", "delivered")
+    assert told["registered"] == {"name": "model", "version": 3, "aliases": ["challenger"]}
+    assert list(told) == list(made)
+    assert tracked(made, "run", None, waiting=True) == {**made, "run_id": "run"}
 
 
 def test_a_rule_unfit_for_a_target_is_absent_there() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -154,8 +155,6 @@ def test_the_oldest_is_delivered_first_and_in_the_background(
     runs = [dead(key) for key in "abc"]
     assert [owner.run for owner in begin_tracking()] == runs
     until(lambda: set(statuses(client)) >= {"train a", "train b", "train c"}, "all three have arrived")
-    import sqlite3
-
     with sqlite3.connect(database) as opened:
         found = opened.execute("select name from runs where name in ('a', 'b', 'c') order by rowid").fetchall()
     opened.close()
