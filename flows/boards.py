@@ -79,10 +79,12 @@ def show_garbage(tallies: Sequence[Tally], removed: bool, console: Console) -> N
     for column in ("kind", "entries", "size", "not needed", "size of that"):
         table.add_column(column, justify="left" if column == "kind" else "right")
     for tally in tallies:
-        table.add_row(tally.kind, f"{tally.count}", readable(tally.bytes), f"{tally.going}", readable(tally.going_bytes))
+        table.add_row(tally.kind, f"{tally.pieces}", readable(tally.bytes), f"{tally.going}", readable(tally.going_bytes))
     console.print(table)
     going = readable(sum(tally.going_bytes for tally in tallies))
     told = f"removed {going}" if removed else f"{going} can be removed: [bold]{_command()} gc --yes[/bold]"
+    if not any(tally.going for tally in tallies):
+        told = "all of it is named by a run or was used in the last hour"
     console.print(told, highlight=False)
 
 
@@ -129,6 +131,9 @@ def show_plan(recipe: Recipe, statistics: dict[str, Any], console: Console) -> N
             overlap.add_row(name, *(f"{value:.2f}" for value in row))
         console.print(overlap)
     show_units(statistics["training_units"], console)
+    room = statistics["room"]
+    console.print(f"needs about {readable(room['needed'])} on the disk, where {readable(room['free'])} are free", highlight=False)
+    console.print(f"data.fingerprint: {statistics['fingerprint']}", highlight=False)
 
 
 def show_components(families: Mapping[str, Sequence[Entry]], console: Console) -> None:

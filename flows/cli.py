@@ -84,6 +84,8 @@ def check(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fal
     """Validate a recipe and its data and print the plan, without training anything."""
     with user_errors():
         from flows.boards import show_plan
+        from fuseline.disk import free
+        from fuseline.footprint import estimate
         from fuseline.plan import make_plan, rough_seconds
         from fuseline.recipe import load_recipe
         from fuseline.store import Store, read_json
@@ -91,6 +93,8 @@ def check(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fal
         plan, folder = make_plan(load_recipe(recipe, overrides or []), Store())
         statistics = read_json(folder / "statistics.json")
         statistics["rough_seconds"] = rough_seconds(plan)
+        statistics["fingerprint"] = plan.dataset.fingerprint
+        statistics["room"] = {"needed": estimate(plan, Store()).total, "free": free(Store().root)}
         if as_json:
             print(json.dumps(statistics, allow_nan=False))
         else:

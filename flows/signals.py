@@ -63,5 +63,6 @@ def _handled() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not _heeded.first:  # else a second one is still to end the process at once
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -32,9 +32,9 @@ from tasks.records import FailedMember, MemberRecord, PlanRecord, RunRecord, Sta
 logger = logging.getLogger(__name__)
 
 
-def open_tracker(_: str) -> None:
-    """Mend what earlier runs have left behind and begin to deliver it; see :func:`fuseline.tracking.leftovers.begin`."""
-    leftovers.begin()
+def open_tracker(recipe: str) -> None:
+    """See :func:`fuseline.tracking.leftovers.begin`."""
+    leftovers.begin(recipe)
 
 
 @task(name="track the run", cache_policy=NO_CACHE, persist_result=False)

@@ -22,6 +22,7 @@ from torch import Tensor
 from fuseline.data.dataset import Dataset
 from fuseline.data.schema import TargetSchema
 from fuseline.data.split import Split
+from fuseline.disk import reserve
 from fuseline.fusion.combine import Outputs
 from fuseline.fusion.inputs import plain
 from fuseline.models.network import Said, mean_said
@@ -190,7 +191,9 @@ def _cost(folders: Sequence[Path]) -> tuple[float, float]:
 
 
 def _empty(file: Path, *shape: int) -> np.memmap[Any, Any]:
-    return open_memmap(file, "w+", np.float32, shape)
+    array = open_memmap(file, "w+", np.float32, shape)
+    reserve(file)  # where a disk is full later, a mapped file without its room would end the process by SIGBUS
+    return array
 
 
 def _said(folder: Path, targets: Mapping[str, TargetSchema]) -> Said:

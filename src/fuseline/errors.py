@@ -3,7 +3,8 @@
 FuselineError            anything that fuseline itself says no to
 ├── UserError            a mistake in a recipe, a file or an argument: one sentence, exit code 2
 │   ├── RecipeError      the recipe: names the field
-│   └── DataError        the data: names the file, the row or the column
+│   ├── DataError        the data: names the file, the row or the column
+│   └── NoRoomError      the disk: names the folder (disk.py)
 ├── TrainingError        a member could not be trained: names the member and why
 │   ├── NotFiniteError   its loss is no longer finite
 │   └── MemberFailed     how a member's training ended in a run, after all attempts

@@ -389,17 +389,24 @@ def test_who_waits_for_a_lock_is_told_who_holds_it(tmp_path: Path, start: Start)
         assert lock.read_text() == f"process {os.getpid()}"
 
 
-def test_who_waits_for_an_entry_is_told_who_makes_it(
-    store: Store, tmp_path: Path, start: Start, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_who_waits_for_an_entry_is_told_who_makes_it(store: Store, tmp_path: Path, start: Start) -> None:
     maker = start(MAKER, store.root, tmp_path / "builds")
     assert hear(maker) == "ready"
     go_on(maker)
     assert hear(maker) == "building"
-    caplog.handler.addFilter(lambda record: go_on(maker) or True)  # who is told lets it go on
-    with caplog.at_level(logging.WARNING):
+    told: list[str] = []
+
+    def listen(record: logging.LogRecord) -> bool:
+        told.append(record.getMessage())
+        go_on(maker)  # who is told lets it go on
+        return False
+
+    module.logger.addFilter(listen)
+    try:
         assert store.make("thing", "key", never) == (store.path("thing", "key"), True)
-    assert caplog.messages == [f"thing key is being made by process {maker.pid}; waiting until it is there"]
+    finally:
+        module.logger.removeFilter(listen)
+    assert told == [f"thing key is being made by process {maker.pid}; waiting until it is there"]
 
 
 def test_a_lock_that_was_removed_while_we_waited_is_none(tmp_path: Path, start: Start) -> None:

@@ -3,6 +3,7 @@ with. The system keeps such a file's pages in memory as long as nothing else nee
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,9 +26,11 @@ def room_in(folder: Path) -> Iterator[Room]:
     with tempfile.TemporaryDirectory(dir=folder) as place:
 
         def room(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-            if np.prod(shape, dtype=np.int64) * np.dtype(dtype).itemsize <= SMALL:
+            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+            if size <= SMALL:
                 return np.empty(shape, dtype)
             with tempfile.TemporaryFile(dir=place) as file:
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is then an error here and not SIGBUS later
                 return np.memmap(file, dtype, "w+", shape=shape)
 
         yield room

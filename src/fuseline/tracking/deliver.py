@@ -16,7 +16,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -71,11 +71,17 @@ class Deliverer:
         self._trackers: dict[str, Tracker] = {}
         self._troubled: set[Path] = set()
         self._connecting: float | None = None
+        self._expected: str | None = None
         self._waiting = 0
         self._warned: set[str] = set()
         self._thread: threading.Thread | None = None
 
     # ------------------------------------------------------------------------------------------- what others call
+
+    def expect(self, recipe: str) -> None:
+        """Connect to MLflow now: a run of this recipe will follow."""
+        self._expected = recipe
+        self.wake()
 
     def deliver(self, folder: Path, unsent: bool = False) -> None:
         """Deliver a spool, after those that were given before; ``unsent`` if none can have tried before."""
@@ -84,9 +90,6 @@ class Deliverer:
                 self._spools.append(folder)
             if unsent:
                 self._unsent.add(folder)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="deliver to MLflow", daemon=True)
-                self._thread.start()
         self.wake()
 
     def watch(self, spool: Spool) -> None:
@@ -99,6 +102,9 @@ class Deliverer:
         with self._news:
             self._is_news = True
             self._news.notify_all()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="deliver to MLflow", daemon=True)
+                self._thread.start()
 
     def wait(self, folders: list[Path], patience: float = PATIENCE) -> int:
         """Wait until some spools are delivered, or until nothing has come of it for some seconds while MLflow is away; how many
@@ -150,6 +156,10 @@ class Deliverer:
 
     def _round(self) -> None:
         """Deliver of every spool what can be delivered now."""
+        if (recipe := self._expected) is not None:
+            self._expected = None
+            with suppress(Exception):  # whoever has something to say to it will see
+                self._tracker(recipe)
         troubled: set[Path] = set()
         for number, folder in enumerate(spools := list(self._spools)):
             try:

@@ -31,9 +31,9 @@ class Mended:
     waiting: int
 
 
-def begin() -> list[Owner]:
-    """Mend what the dead have left behind and start to deliver it, in the background. Called first of all in a process that will
-    track runs; whose runs were mended.
+def begin(recipe: str) -> list[Owner]:
+    """Connect to MLflow and deliver what the dead have left behind, in the background; whose runs were mended. Called as early as
+    may be in a process that will run a recipe.
 
     Raises:
         UserError: ``mlflow.yml`` is wrong.
@@ -41,6 +41,7 @@ def begin() -> list[Owner]:
     its = deliverer()
     import fuseline.tracking.runs  # noqa: F401  (here, so that the thread need not import it while others import)
 
+    its.expect(recipe)
     dead = []
     try:
         dead = end_dead()

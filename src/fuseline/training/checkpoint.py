@@ -27,6 +27,9 @@ FOLDER = "checkpoints"
 SHARE = 20
 """At the ends of epochs a checkpoint is saved where that takes less than one part in so many of the time since the last one."""
 
+FIRST = 0.05
+"""So many seconds the first one is taken to take, so that trainings of a second aren't held up."""
+
 Tree = dict[str, Any]
 
 KEPT = {"seconds": float, "about": dict, "state": dict}
@@ -133,7 +136,7 @@ class Keeper:
         elif found:
             self.misfit("it is no state of a training")
         self._began = self._saved = time.perf_counter()
-        self._took = 0.0
+        self._took = FIRST
         self._stops = False
 
     @property

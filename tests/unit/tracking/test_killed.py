@@ -28,7 +28,7 @@ def lives(what: str) -> int:
     """Let a story be told or delivered by processes that die; how many did."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", STORY, what],
-        env={**os.environ, "FUSELINE_HOME": str(current_home()), "PYTHONPATH": str(STORY.parents[3])},
+        env={**os.environ, "FUSELINE_HOME": str(current_home())},
         capture_output=True,
         text=True,
         check=True,

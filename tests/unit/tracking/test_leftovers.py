@@ -153,7 +153,7 @@ def test_the_oldest_is_delivered_first_and_in_the_background(
     dead: Callable[..., str], database: Path, client: Callable[[], Any], until: Callable[..., Any]
 ) -> None:
     runs = [dead(key) for key in "abc"]
-    assert [owner.run for owner in begin_tracking()] == runs
+    assert [owner.run for owner in begin_tracking("d")] == runs
     until(lambda: set(statuses(client)) >= {"train a", "train b", "train c"}, "all three have arrived")
     with sqlite3.connect(database) as opened:
         found = opened.execute("select name from runs where name in ('a', 'b', 'c') order by rowid").fetchall()

@@ -243,6 +243,16 @@ def test_at_the_ends_of_epochs_saving_takes_a_twentieth_of_the_time(
     assert saved == 25  # after the first epoch, and then each time that 20 seconds have passed
 
 
+def test_a_training_of_a_second_is_not_held_up(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    keeper = Keeper(checkpoint)
+    due = []
+    for _ in range(12):
+        clock.now += 0.125
+        due.append(keeper.is_due_after_epoch())
+    assert due == [False] * 7 + [True] * 5
+
+
 def test_inside_an_epoch_it_goes_by_the_clock(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     keeper = Keeper(checkpoint, Care(30.0))
