@@ -28,7 +28,20 @@ from fuseline.threads import limited_to
 from fuseline.training.replica import KIND, load_network
 from fuseline.training.train import load
 
-RUNTIME = ("component", "data", "disk", "errors", "evaluation", "family", "fusion", "models", "package", "store", "terms", "threads")
+RUNTIME = (
+    "component",
+    "data",
+    "disk",
+    "errors",
+    "evaluation",
+    "family",
+    "fusion",
+    "models",
+    "package",
+    "store",
+    "terms",
+    "threads",
+)
 """The parts of fuseline that a packaged ensemble runs."""
 
 REQUIREMENTS = (
