@@ -56,16 +56,18 @@ def worker_killed(new_site: Callable[[Path], Site], tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def everything_killed(new_site: Callable[[Path], Site], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    """The whole run is killed when one member has finished, the second is in its third epoch, and the third has not begun; then
-    it is run again."""
+    """The whole run is killed when one member has finished, the second is in its third epoch, and the third in its first; then it
+    is run again."""
     site = new_site(tmp_path_factory.mktemp("everything-killed"))
-    going = site.train("--set", "training.processes=1", faults={"b": ["block", MIDDLE]})
-    going.wait_for(site.reached("b").exists, "the third epoch has begun")
+    going = site.train("--set", "training.processes=3", faults={"b": ["block", MIDDLE], "c": ["block", 1]})
+    going.wait_for(site.reached("b").exists, "the third epoch of one has begun")
+    going.wait_for(site.reached("c").exists, "the first epoch of another one has begun")
+    going.wait_for(lambda: len(site.weights()) == 1, "the other one is trained")
     going.wait_for(site.is_known, "MLflow knows of the run")
     fault = now()
     going.kill()
     (parent,) = site.runs("train")
-    ended = site.train("--set", "training.processes=1").finish()
+    ended = site.train("--set", "training.processes=3").finish()
     yield Story(site, fault, parent.info.run_id, ended)
     site.close()
 

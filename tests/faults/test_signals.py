@@ -43,8 +43,8 @@ def test_sigterm_and_ctrl_c(site: Site, undisturbed: Site, send: Callable[[Comma
 
 
 def test_a_second_signal_ends_at_once(site: Site) -> None:
-    """A member that does not come to the end of its step keeps the first signal waiting. Another one waits for nobody: the records
-    are as they were, for the next start to mend."""
+    """A member that does not come to the end of its step keeps the first signal waiting. Another one waits for nobody: records
+    stay as they were, for the next start to mend."""
     going = site.train(faults={"a": ["block", SECOND_EPOCH]})
     going.wait_for(site.reached("a").exists, "the second epoch has begun")
     going.wait_for(site.is_known, "MLflow knows of the run")

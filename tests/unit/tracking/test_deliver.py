@@ -23,7 +23,7 @@ from fuseline.tracking import registry
 from fuseline.tracking.deliver import Deliverer
 from fuseline.tracking.delivery import STATE, State
 from fuseline.tracking.records import Start
-from fuseline.tracking.spool import Spool, spools
+from fuseline.tracking.spool import DELIVERING, Spool, hold, spools
 from tests.unit.tracking.known import everything
 from tests.unit.tracking.story import save, tell
 
@@ -109,9 +109,11 @@ def test_a_spool_that_is_done_with_is_removed(
     story.close()
     killed.close()
     deliverer.wake()
-    until(lambda: not story.folder.exists(), "the finished one has gone")
-    assert spools() == [killed.folder, running.folder]  # the same recipe may go on with it
-    assert {path.name for path in story.folder.parent.iterdir()} == {killed.run, running.run}
+    left = {killed.run, running.run}  # the same recipe may go on with the killed one
+    until(lambda: {path.name for path in story.folder.parent.iterdir()} == left, "the finished one has gone")
+    deliverer.wake()
+    assert deliverer.wait([running.folder], PATIENCE) == 0
+    assert spools() == [killed.folder, running.folder]
 
 
 def test_the_origin_of_a_reused_member_is_looked_up(
@@ -216,6 +218,23 @@ def test_a_deleted_experiment_is_waited_for_and_keeps_nobody_else_from_being_del
     client().restore_experiment(deleted)
     assert deliverer.wait([first.folder, second.folder], PATIENCE) == 0
     assert set(everything(client())) == {"train first", "train second"}
+
+
+def test_an_experiment_that_is_deleted_in_the_middle_is_waited_for(
+    begin: Callable[..., Spool], deliverer: Deliverer, client: Callable[[], Any]
+) -> None:
+    """MLflow refuses each request by itself as if it were wrong."""
+    spool = begin()
+    deliverer.watch(spool)
+    assert deliverer.wait([spool.folder], PATIENCE) == 0
+    experiment = deliverer.told(spool.folder).experiment
+    client().delete_experiment(experiment)
+    spool.tell("child", start=Start(name="child", kind="member", key="c", parent=spool.run), end="FINISHED")
+    assert deliverer.wait([spool.folder], 0.5) == 1
+    client().restore_experiment(experiment)
+    assert deliverer.wait([spool.folder], PATIENCE) == 0
+    assert set(everything(client())) == {"train recipe", "member child"}
+    assert not (spool.folder.parent / "refused.jsonl").exists()
 
 
 class MlflowServer:
@@ -328,6 +347,20 @@ def test_a_note_that_can_not_be_read_counts_for_nothing(story: Spool) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- several processes
+
+
+def test_what_another_process_delivers_is_left_to_it(
+    story: Spool, delivering: Callable[[], Deliverer], client: Callable[[], Any]
+) -> None:
+    lock = hold(story.folder / DELIVERING)
+    assert lock is not None
+    deliverer = delivering()
+    waiting = deliverer.told(story.folder).waiting
+    assert deliverer.wait([story.folder], 0.5) == waiting
+    assert everything(client()) == {}
+    os.close(lock)  # as when it dies
+    assert deliverer.wait([story.folder], PATIENCE) == 0
+
 
 BOTH = """
 import sys

@@ -141,18 +141,19 @@ def test_it_stops_between_two_steps_and_goes_on_from_there(planned_odd: Callable
 
 
 @contextmanager
-def supervised(plan: Plan, store: Store, packages: Path, folder: Path) -> Iterator[psutil.Process]:
-    """A process that trains a plan's members in two workers; nothing of it is left afterwards."""
+def supervised(plan: Plan, store: Store, packages: Path, folder: Path) -> Iterator[tuple[psutil.Process, list[psutil.Process]]]:
+    """A process that trains a plan's members in two workers, and room for its descendants; nothing of them is left afterwards."""
     script = folder / "parent.py"
     script.write_text(PARENT)
     path = os.pathsep.join([str(packages), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, script, store.path("plan", plan.key), store.root]
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as process:
         parent = psutil.Process(process.pid)
+        family: list[psutil.Process] = []
         try:
-            yield parent
+            yield parent, family
         finally:
-            for one in [parent, *family_of(parent)]:
+            for one in [parent, *family, *family_of(parent)]:
                 with suppress(psutil.NoSuchProcess):
                     one.kill()
 
@@ -190,11 +191,11 @@ def test_only_its_parent_decides_when_it_ends_and_ends_it_by_its_own_death(
                 process.send_signal(signal.SIGTERM)
         return all(marker.exists() and marker.read_text() for marker in markers)
 
-    with supervised(plan, store, odd, tmp_path) as parent:
+    with supervised(plan, store, odd, tmp_path) as (parent, family):
         until(reached_though_told_to_end, "both networks hang")
         workers = [int(marker.read_text()) for marker in markers]
         assert all(told[worker] > 0 for worker in workers)
-        family = family_of(parent)
+        family += family_of(parent)
         assert {*workers} < {one.pid for one in family if lives(one)}
         parent.kill()
         parent.wait()
