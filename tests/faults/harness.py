@@ -33,6 +33,9 @@ PATIENCE = 300.0
 ROWS, EPOCHS, BATCH = 240, 4, 16
 MEMBERS = ("a", "b", "c")
 
+EVERY_STEP = "--set", "training.checkpoint_minutes=0.00001"
+"""Checkpoints of every step; epochs as short as these would have none."""
+
 
 def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
     """Wait for a condition and return what it gives; fail if it does not come true."""
@@ -279,15 +282,20 @@ class Site:
         places = self.store.glob("replica/[!.]*/training.json")
         return {path.parent.name: json.loads(path.read_text())["curve"] for path in places}
 
+    def key_of(self, label: str) -> str:
+        """The key of a member's one replica."""
+        plan = json.loads(next(self.store.glob("plan/[!.]*/plan.json")).read_text())
+        key: str = plan["members"][label][0]["key"]
+        return key
+
     def curve_of(self, label: str) -> list[Any]:
         """The learning curve of a member's one replica."""
-        plan = json.loads(next(self.store.glob("plan/[!.]*/plan.json")).read_text())
-        return self.curves()[plan["members"][label][0]["key"]]
+        return self.curves()[self.key_of(label)]
 
-    def checkpoints(self) -> dict[str, str]:
-        """The sha256 of every file that belongs to a checkpoint."""
-        root = self.store / "checkpoints"
-        return {str(path.relative_to(root)): sha256_of(path) for path in sorted(root.rglob("*")) if path.is_file()}
+    def checkpoint_of(self, label: str) -> dict[str, str]:
+        """The sha256 of each file of the checkpoint of a member."""
+        files = (self.store / "checkpoints").glob(f"{self.key_of(label)}*")
+        return {path.name: sha256_of(path) for path in files}
 
     def temporaries(self) -> list[str]:
         """What an unfinished write has left in the store."""

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from tests.faults.harness import Site, statuses
+from tests.faults.harness import EVERY_STEP, Site, statuses
 from tests.faults.test_killed_members import MIDDLE
 
 
 def test_disk_full(site: Site, undisturbed: Site) -> None:
     """From the middle of the third epoch on nothing more can be written: the last checkpoint stays, the run ends with a sentence,
     and goes on from there once there is room."""
-    going = site.train("--set", "training.processes=1", faults={"a": ["block", MIDDLE]})
+    going = site.train(*EVERY_STEP, faults={"a": ["block", MIDDLE]})
     going.wait_for(site.reached("a").exists, "the third epoch has begun")
-    before = site.checkpoints()
-    assert before, "there is a checkpoint of the second epoch"
+    before = site.checkpoint_of("a")
+    assert before
     site.limit_files(4096)
     site.release("a")
     ended = going.finish()
     assert (ended.code, ended.out) == (2, "")
     assert "no room" in ended.sentence
-    kept = site.checkpoints()
-    assert {name: kept.get(name) for name in before} == before
+    assert site.checkpoint_of("a") == before
 
-    again = site.train().finish()
-    assert statuses(again.summary) == dict.fromkeys("abc", "trained")
+    again = site.train(*EVERY_STEP).finish()
+    assert statuses(again.summary)["a"] == "trained"
     assert site.weights() == undisturbed.weights()
     curve = site.curve_of("a")
     assert [epoch["epoch"] for epoch in curve] == [1, 2, 3, 4]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fuseline.store import sha256_of
-from tests.faults.harness import EPOCHS, MEMBERS, Site, steps, until
+from tests.faults.harness import EPOCHS, EVERY_STEP, MEMBERS, Site, steps, until
 
 KILLS, EACH = 20, 3
 STAGES = {"training": 8, "bank": 4, "fusion": 4, "registration": 4}
@@ -44,7 +44,7 @@ def killed_in(site: Site, stage: str, seconds: float) -> str | None:
     """Start the run, and kill it some time after it has come to a stage or, where that one has nothing left to do, to one behind
     it; the stage in which it was killed. None if it had finished by then."""
     since, order = time.time_ns(), ["start", *STAGES]
-    going = site.train(faults=SLOWED)
+    going = site.train(*EVERY_STEP, faults=SLOWED)
     until(lambda: not going.going or order.index(last(site, since)) >= order.index(stage), f"{stage} has begun")
     with suppress(subprocess.TimeoutExpired):
         going.process.wait(seconds)
@@ -80,7 +80,7 @@ def test_random_kills(sites: Callable[[str], Site], undisturbed: Site) -> None:
             site = sites(f"killed after {killed.total()}")
     assert killed.total() >= KILLS
     assert min(killed[stage] for stage in STAGES) >= EACH
-    site.train()
+    site.train(*EVERY_STEP)
     check(site, undisturbed)
 
 

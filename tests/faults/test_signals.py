@@ -24,7 +24,7 @@ def test_sigterm_and_ctrl_c(site: Site, undisturbed: Site, send: Callable[[Comma
     assert (ended.code, ended.out) == (code, "")
     assert name in ended.err
     assert "Traceback" not in ended.err
-    assert site.checkpoints()
+    assert site.checkpoint_of("a")
     (parent,) = site.runs("train")
     assert parent.info.status == "KILLED"
     assert name in parent.data.tags["fuseline.reason"]
