@@ -101,7 +101,7 @@ def enough(results: list[MemberRecord | FailedMember], least: int) -> list[Membe
     Raises:
         TrainingError: there are fewer; lists those that have failed.
     """
-    failed = [result.reason for result in results if isinstance(result, FailedMember)]
+    failed = [f"member {result.name!r}: {result.reason}" for result in results if isinstance(result, FailedMember)]
     members = [result for result in results if isinstance(result, MemberRecord)]
     if len(members) < least:
         text = f"{len(members)} of {len(results)} members are trained, and {least} are needed (training.min_members)"

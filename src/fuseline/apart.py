@@ -9,8 +9,10 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -21,11 +23,27 @@ PRELOADED = ["fuseline.stages", "fuseline.training.worker", "torch._dynamo", "fl
 """What the server loads before it is asked for anything; torch._dynamo, because the first step of an optimizer imports it; the
 command itself, because each new process looks into the main module of who started it."""
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Who started a process decides what becomes of it: Ctrl-C reaches the whole group, and a service's end all of its processes."""
+
 
 def warm() -> None:
     """Start the server now, so that it loads what it needs while this process does something else."""
-    CONTEXT.set_forkserver_preload(PRELOADED)
-    forkserver.ensure_running()
+    with signals_held():
+        CONTEXT.set_forkserver_preload(PRELOADED)
+        forkserver.ensure_running()
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Start processes that never see the signals that we decide about: who is started while a thread holds signals back does so
+    too, from its first moment."""
+    resource_tracker.ensure_running()  # multiprocessing's own, at whose start the signals would be let through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def apart(function: str, *args: Any) -> Any:
@@ -35,10 +53,11 @@ def apart(function: str, *args: Any) -> Any:
         FuselineError: its process ended without a word.
         Exception: what the function raised.
     """
-    CONTEXT.set_forkserver_preload(PRELOADED)
     ours, theirs = CONTEXT.Pipe()
     process = CONTEXT.Process(target=_call, args=(theirs, dict(os.environ), function, args), name=f"fuseline {function}")
-    process.start()
+    with signals_held():
+        warm()
+        process.start()
     theirs.close()
     try:
         done, result = ours.recv()
@@ -75,8 +94,8 @@ def end_with(connection: Connection) -> None:
 
 
 def _call(connection: Connection, environment: dict[str, str], function: str, args: tuple[Any, ...]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # who called us decides what becomes of us
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     end_with(connection)
     os.environ.clear()
     os.environ.update(environment)  # the server's is as old as itself

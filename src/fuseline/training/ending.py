@@ -36,7 +36,7 @@ def raised(error: BaseException, trace: Path) -> Failure:
     """The end by an exception. Of one that fuseline does not raise on purpose the traceback is written to ``trace``."""
     if isinstance(error, Stopped):
         return STOPPED
-    if isinstance(error, NotFiniteError) or "the loss is not finite in epoch" in str(error):
+    if isinstance(error, NotFiniteError):
         return Failure("not finite", str(error))
     kind: Ending = "out of memory" if _is_out_of_memory(error) or _is_out_of_memory(error.__cause__) else "raised"
     if isinstance(error, FuselineError):

@@ -24,7 +24,7 @@ from fuseline.component import Component, Part
 from fuseline.data.dataset import Dataset
 from fuseline.data.schema import Schema
 from fuseline.devices import generator_now, global_states, reseed, seeded, send, set_global_states
-from fuseline.errors import TrainingError, first_line
+from fuseline.errors import NotFiniteError, TrainingError, first_line
 from fuseline.models.losses import LEARNS_VARIANCE, class_weights
 from fuseline.models.network import Branch, Network, NetworkSpec, Said, blank
 from fuseline.models.preprocessing import Batch
@@ -231,7 +231,7 @@ class _Learner:
         self.generator.set_state(saved["generator"])
         self.trained.curve = [Epoch(**line) for line in saved["curve"]]
         self.trained.best, self.best = saved["best"], saved["lowest"]
-        self.failure = None if saved["failure"] is None else TrainingError(saved["failure"])
+        self.failure = None if saved["failure"] is None else NotFiniteError(saved["failure"])
         if learns:
             self.state = saved["state"]
         else:
@@ -241,9 +241,8 @@ class _Learner:
 class _Begun(NamedTuple):
     """An epoch of which some steps are done."""
 
-    steps: int
-    total: Tensor
-    """Of the networks' losses."""
+    losses: Tensor
+    """Each network's in each of these steps (steps, K)."""
 
     starts: list[Tensor]
     """The states of the networks' generators before they drew its order."""
@@ -338,7 +337,7 @@ class Trainer:
     def _run(self, report: Callable[[int, Epoch], None]) -> None:
         epochs = 0 if self.spec.trained else self.spec.epochs
         for number in range(self.done + 1, epochs + 1):
-            losses = self.epoch()
+            losses, broke = self.epoch()
             kept = self._kept(number)
             held = self._holdout(kept)
             rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
@@ -346,7 +345,7 @@ class Trainer:
             going = []
             for k, (learner, loss) in enumerate(zip(self.learning, losses, strict=True)):
                 epoch = Epoch(number, loss, None if held is None else held[k], rate, now)
-                if self._goes_on(learner, epoch, kept, k):
+                if self._goes_on(learner, epoch, kept, k, broke[k]):
                     going.append(k)
                 if learner.failure is None:
                     report(learner.position, learner.trained.curve[-1])
@@ -360,11 +359,12 @@ class Trainer:
         if self.keeper is not None and epochs:
             self.keeper.save(self.saved())
 
-    def _goes_on(self, learner: _Learner, epoch: Epoch, kept: Program, k: int) -> bool:
-        """Note a network's epoch; whether it learns on."""
-        if not np.isfinite(epoch.loss) or not np.isfinite(epoch.holdout or 0.0):
-            text = f"the loss is not finite in epoch {epoch.epoch} (of {self.spec.epochs}); lower the learning rate."
-            learner.failure = TrainingError(text)
+    def _goes_on(self, learner: _Learner, epoch: Epoch, kept: Program, k: int, broke: int | None) -> bool:
+        """Note a network's epoch, in which its loss was not finite from the step ``broke`` on; whether it learns on."""
+        if broke is not None or not np.isfinite(epoch.loss) or not np.isfinite(epoch.holdout or 0.0):
+            step = "at its end" if broke is None else f"step {broke}"
+            text = f"the loss is not finite in epoch {epoch.epoch} (of {self.spec.epochs}), {step}; lower the learning rate."
+            learner.failure = NotFiniteError(text)
             return False
         trained = learner.trained
         trained.curve.append(epoch)
@@ -416,8 +416,9 @@ class Trainer:
         begun = self.average is None or kept is not self.program
         return self.spec.patience is not None and epochs >= self.spec.patience and begun
 
-    def epoch(self) -> list[float]:
-        """Each network's mean loss over its rows; read once, at the end."""
+    def epoch(self) -> tuple[list[float], list[int | None]]:
+        """Each network's mean loss over its rows, and the first step, counted from 1, in which it was not finite; read once, at
+        the end."""
         module, keeper = self.program.module, self.keeper
         module.train()
         rest_frozen(module)
@@ -426,22 +427,23 @@ class Trainer:
         places, goals_ = self.rows.at(order)
         places = places if self.inputs.ready is None else send(places, self.device)
         networks = [learner.trained.network for learner in self.learning]
-        first, total, _ = self.begun or _Begun(0, torch.zeros(len(self.learning), device=self.device), starts)
-        left = torch.split(places, lengths, 1)[first:]
+        told = [] if self.begun is None else [*self.begun.losses]
+        left = torch.split(places, lengths, 1)[len(told) :]
         batches_ = self.inputs.batches(left, networks, self._change if self.spec.augment else None)
         parts = {name: its.split(lengths) for name, its in goals_.items()}
         sizes = counts // self.parts + (torch.arange(self.parts)[:, None] < counts % self.parts)
-        shares = (sizes / counts).to(self.device).unbind()  # of the rows, in each batch
-        for i, (ready, mixings) in enumerate(batches_, first):
-            losses = self._gradients(ready, {name: its[i] for name, its in parts.items()}, mixed_together(mixings))
+        shares = (sizes / counts).to(self.device)  # of the rows, in each batch
+        for i, (ready, mixings) in enumerate(batches_, len(told)):
+            told.append(self._gradients(ready, {name: its[i] for name, its in parts.items()}, mixed_together(mixings)))
             self.optimizer.step()
             self.schedule.step()
             if self.average is not None:
                 self.average.after_step(module)
-            total += losses * shares[i]
             if keeper is not None and keeper.is_due_after_step():
-                keeper.save(self.saved(_Begun(i + 1, total, starts)))
-        return total.tolist()
+                keeper.save(self.saved(_Begun(torch.stack(told), starts)))
+        losses = torch.stack(told)
+        total: list[float] = (losses * shares).sum(0).tolist()
+        return total, [_first(broken) for broken in (~losses.isfinite()).cpu().T]
 
     def _order(self) -> tuple[Tensor, list[int], list[Tensor]]:
         """The order of the rows in this epoch, drawn again where it was begun before, the lengths of its batches, and the states
@@ -534,7 +536,7 @@ class Trainer:
             self.schedule.go_to(state["steps"])
             set_global_states(state["generators"], self.device)
         if begun is not None:
-            self.begun = _Begun(begun["steps"], begun["total"].to(self.device), begun["starts"])
+            self.begun = _Begun(begun["losses"].to(self.device), begun["starts"])
 
     def _change(self, k: int, batch: Batch) -> Mixed | None:
         """Change a batch's pictures in place; the last mixing, if there is one, says whose targets count."""
@@ -597,6 +599,11 @@ class Trainer:
                 target = torch.from_numpy(np.ascontiguousarray(self.dataset.targets[name][rows])).to(self.device)
                 error = said.mean(1) - head.standardise(target).double()
                 head.residual.fill_(max(float((error**2 - said.var(1, correction=0)).nanmean()), 1e-12))
+
+
+def _first(steps: Tensor) -> int | None:
+    """The first true one of some steps, counted from 1."""
+    return 1 + int(steps.int().argmax()) if bool(steps.any()) else None
 
 
 def batches_of(rows: int, size: int) -> int:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Self
 
-from fuseline.apart import CONTEXT, warm
+from fuseline.apart import CONTEXT, signals_held, warm
 from fuseline.recipe import Limits
 from fuseline.training.ending import Failure, anonymous_bytes, died, oom_kills, waits_for_a_lock
-from fuseline.training.worker import SIGNALS, End, Message, Progress, Pulse, UnitJob, work
+from fuseline.training.worker import End, Message, Progress, Pulse, UnitJob, work
 
 GLANCE = 1.0
 """Seconds between two looks at a worker; what it says is heard at once."""
@@ -38,7 +36,7 @@ class Watched:
         self._oom_kills = oom_kills()
         self._pipe, theirs = CONTEXT.Pipe()
         self._process = CONTEXT.Process(target=work, args=(theirs, job, device), name=f"fuseline {' '.join(job.members)[:40]}")
-        with _signals_held():
+        with signals_held():
             warm()
             self._process.start()
         theirs.close()  # so that none but the worker has it, and we hear of its end
@@ -119,15 +117,3 @@ class Watched:
 
     def _pid(self) -> int:
         return self._process.pid or 0
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Start processes that never see the signals that we decide about: who is started while a thread holds signals back does so
-    too, from its first moment."""
-    resource_tracker.ensure_running()  # multiprocessing's own, at whose start the signals would be let through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 
+from fuseline.apart import SIGNALS
 from fuseline.data import dataset as datasets
 from fuseline.recipe import Limits
 from fuseline.store import Store
@@ -30,9 +31,6 @@ from fuseline.training.ending import Failure, raised
 from fuseline.training.replica import ReplicaJob, train_into, train_together_into
 from fuseline.training.train import Epoch
 from fuseline.training.units import stacks
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Who started us decides what becomes of us: Ctrl-C reaches the whole group, and a service's end all of its processes."""
 
 PULSE = 1.0
 """Seconds between two signs of life, at the least."""

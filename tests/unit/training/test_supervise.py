@@ -66,7 +66,7 @@ def writers(store: Store) -> list[psutil.Process]:
         ("crash", "killed", "its process was killed by SIGSEGV", 2),
         ("ask_too_much", "out of memory", "RuntimeError: .*allocate memory.*", 2),
         ("lack_memory", "out of memory", r"MemoryError \(see .*\)", 2),
-        ("lose", "not finite", r"the loss is not finite in epoch 1 \(of 2\); lower the learning rate\.", 1),
+        ("lose", "not finite", r"the loss is not finite in epoch 1 \(of 2\), step \d+; lower the learning rate\.", 1),
     ],
 )
 def test_how_a_member_ends_is_told_and_its_siblings_finish(
