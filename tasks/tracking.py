@@ -53,6 +53,8 @@ def start_run(record: PlanRecord) -> RunRecord:
 def track_plan(record: PlanRecord, run: RunRecord) -> None:
     """The run's recipe, split, partition with its pictures, training units and environment, as files."""
     plan, spool = Planned.open(record.folder), opened(run.run_id)
+    if spool.has_told(run.run_id, "plan"):
+        return
     kept = [record.folder / name for name in ("statistics.json", "split.parquet", "partition.parquet")]
     files: dict[str, Path | str] = {"recipe.yaml": dump_recipe(plan.recipe), "environment.txt": environment()}
     files |= {file.name: file for file in [*kept, *_partition_pictures(record).glob("*.png")]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import time
 from collections import Counter
@@ -10,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from fuseline.store import sha256_of
 from tests.faults.harness import EPOCHS, EVERY_STEP, MEMBERS, Site, steps, until
@@ -18,9 +21,11 @@ KILLS, EACH = 20, 3
 STAGES = {"training": 8, "bank": 4, "fusion": 4, "registration": 4}
 """The stages and how many kills each is to have, in the order in which a run comes to them."""
 
-SLOW, TRAINING = 0.1, 0.5
-"""Seconds that each step takes while the run is being killed, so that training outlasts many kills; and how long after its begin
-they come at the latest."""
+SLOW = 0.1
+"""Seconds that each step takes while the run is being killed, so that training outlasts many kills."""
+
+LASTS = {"training": 0.5, "bank": 0.2, "fusion": 0.3, "registration": 0.4}
+"""Seconds after the begin of a stage within which a kill comes."""
 
 SLOWED = {name: ["slow", 1, SLOW] for name in MEMBERS}
 ARRAYS, RULES = (".npy", ".safetensors"), ("mean", "weights")
@@ -67,44 +72,57 @@ def wanted(killed: Counter[str]) -> str | None:
     return too_few[0] if too_few else None
 
 
+def is_over(site: Site) -> bool:
+    """Whether the run that was killed had finished by its own records, so that only their delivery is left."""
+    for file in site.home.glob("spool/[!.]*/records.jsonl"):
+        ends = [line for line in file.read_text().splitlines() if '"end":"FINISHED"' in line and file.parent.name in line]
+        if not any(json.loads(line)["run"] == file.parent.name for line in ends):
+            return False
+    return True
+
+
+@pytest.mark.skipif("FUSELINE_RANDOM_KILLS" not in os.environ, reason="takes minutes; set FUSELINE_RANDOM_KILLS=1 to run it")
 def test_random_kills(sites: Callable[[str], Site], undisturbed: Site) -> None:
-    seconds = undisturbed.commands[0].finish().summary["timing"]
-    lasts = {"training": TRAINING, "bank": seconds["bank"], "fusion": seconds["fuse"], "registration": seconds["register"]}
     random, killed, site = np.random.default_rng(20), Counter[str](), sites("killed")
     while stage := wanted(killed):
-        found = killed_in(site, stage, random.uniform(0, lasts[stage]))
+        found = killed_in(site, stage, random.uniform(0, LASTS[stage]))
         if found is not None:
             killed[found] += 1
-        else:  # only what is killed counts: on with another home
+        if found is None or is_over(site):  # the same command would be a new run: on with another home
             check(site, undisturbed)
-            site = sites(f"killed after {killed.total()}")
+            site = sites(f"killed-after-{killed.total()}")
     assert killed.total() >= KILLS
     assert min(killed[stage] for stage in STAGES) >= EACH
-    site.train(*EVERY_STEP)
+    site.train(*EVERY_STEP).finish()
     check(site, undisturbed)
 
 
 def check(site: Site, undisturbed: Site) -> None:
     """A home in which a run was killed all but the last time holds what the undisturbed one holds, and records that say so."""
-    ended, expected = site.commands[-1].finish().summary, undisturbed.commands[0].finish().summary
     starts = len(site.commands)
+    assert site.start("reconcile", "--json").finish().summary["waiting"] == 0
     assert made(site) == made(undisturbed)
-    for part in ("best", "candidates"):
-        assert ended[part] == expected[part]
-    assert [entry["metrics"] for entry in ended["members"]] == [entry["metrics"] for entry in expected["members"]]
 
     (parent,) = site.runs("train")
     assert parent.data.tags["fuseline.attempt"] == str(starts)
+    told = json.loads(Path(site.client().download_artifacts(parent.info.run_id, "summary.json")).read_text())
+    expected = undisturbed.commands[0].finish().summary
+    for part in ("best", "candidates"):
+        assert told[part] == expected[part]
+    assert [entry["metrics"] for entry in told["members"]] == [entry["metrics"] for entry in expected["members"]]
+
     runs = site.runs()
     assert {run.info.status for run in runs} == {"FINISHED"}
     whose = Counter((run.data.tags["fuseline.kind"], run.info.run_name) for run in runs)
-    assert whose == Counter(
-        [("train", site.name), *(("member", m) for m in MEMBERS), *(("fusion", f"fusion {r}") for r in RULES)]
-    )
+    members, fusions = [("member", name) for name in MEMBERS], [("fusion", f"fusion {rule}") for rule in RULES]
+    assert whose == Counter([("train", site.name), *members, *fusions])
     for run in site.runs("member"):
         logged = steps(site.client(), run.info.run_id)
         assert logged["loss"] == list(range(1, EPOCHS + 1))
         assert [name for name, its in logged.items() if len(set(its)) < len(its)] == []
     (version,) = site.client().search_model_versions(f"name = '{site.name}'")
-    assert version.run_id == parent.info.run_id == ended["run_id"]
-    assert site.flow_runs() == [*["CRASHED"] * (starts - 1), "COMPLETED"]
+    assert version.run_id == parent.info.run_id
+    states = site.flow_runs()
+    assert len(states) == starts
+    assert set(states[:-1]) <= {"CRASHED"}
+    assert states[-1] in ("CRASHED", "COMPLETED")

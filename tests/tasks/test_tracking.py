@@ -17,7 +17,7 @@ from fuseline.tracking.spool import held, opened, read, start_run
 from fuseline.tracking.tags import tagged_entries
 from tasks import tracking as tracking_tasks
 from tasks.records import FailedMember, MemberRecord, RunRecord
-from tasks.tracking import _pictures, delivered, fail_run, finish_run, track_fusions, track_member, track_scores
+from tasks.tracking import _pictures, delivered, fail_run, finish_run, track_fusions, track_member, track_plan, track_scores
 from tasks.tracking import start_run as start_task
 
 
@@ -34,9 +34,9 @@ def client(stages: Any) -> Any:
 def arrived(stages: Any, client: Any) -> Callable[..., Any]:
     """A run in MLflow by its own id, once all that was told of its parent has arrived."""
 
-    def find(own: str, parent: str = stages.run.run_id) -> Any:
-        folder = opened(parent).folder
-        assert deliverer().wait([folder], 60) == 0
+    def find(own: str, parent: str | None = stages.run.run_id) -> Any:
+        if parent is not None:
+            assert deliverer().wait([opened(parent).folder], 60) == 0
         (experiment,) = (its for its in client.search_experiments() if its.name == "iris")
         (run,) = client.search_runs([experiment.experiment_id], f"tags.`fuseline.id` = '{own}'")
         return run
@@ -61,6 +61,14 @@ def test_a_started_run_runs_and_keeps_the_plan(stages: Any, arrived: Callable[..
     kept = {file.name for file in (Path(run.info.artifact_uri.removeprefix("file://")) / "plan").iterdir()}
     tables = {"statistics.json", "split.parquet", "partition.parquet"}
     assert kept == {"recipe.yaml", "environment.txt", "partition-iris.png", *tables}
+
+
+def test_the_plan_is_kept_once(stages: Any) -> None:
+    """A later attempt must not touch the files, which may be being sent."""
+    spool = opened(stages.run.run_id)
+    before = (spool.folder / "files" / "plan").stat().st_ino
+    track_plan.fn(stages.plan, stages.run)
+    assert (spool.folder / "files" / "plan").stat().st_ino == before
 
 
 def test_a_failed_member_is_a_failed_child_that_says_why(
@@ -177,10 +185,11 @@ def test_pictures_are_drawn_once(stages: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
-def test_a_run_that_ends_badly_says_why_and_is_let_go_of(another_run: RunRecord, client: Any, status: Any) -> None:
-    spool = opened(another_run.run_id)
+def test_a_run_that_ends_badly_says_why_and_is_let_go_of(
+    another_run: RunRecord, arrived: Callable[..., Any], status: Any
+) -> None:
     fail_run(another_run, "the disk is full", status)
-    run = client.get_run(deliverer().told(spool.folder).run_id)
+    run = arrived(another_run.run_id, None)
     assert (run.info.status, run.data.tags["fuseline.reason"]) == (status, "the disk is full")
     assert another_run.run_id not in held()
 

@@ -102,7 +102,7 @@ class Deliverer:
         with self._news:
             self._is_news = True
             self._news.notify_all()
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="deliver to MLflow", daemon=True)
                 self._thread.start()
 
@@ -185,7 +185,8 @@ class Deliverer:
             self._spools.remove(folder)
         if (spool := take(folder)) is not None:
             with closing(spool), _held(folder / DELIVERING) as ours:
-                if ours and spool.has_ended and not State.read(folder, self.server).waiting(folder):
+                done = spool.has_ended or not spool.attempts  # its process died before it said anything
+                if ours and done and not State.read(folder, self.server).waiting(folder):
                     gone = folder.with_name(f".{folder.name}")
                     folder.rename(gone)  # so that it is never there in part
                     shutil.rmtree(gone)
@@ -274,9 +275,9 @@ class Deliverer:
 
     def _is_stuck(self, folders: list[Path]) -> bool:
         """Whether nothing may come of waiting."""
-        began = self._connecting
+        began, thread = self._connecting, self._thread
         slow = began is not None and time.monotonic() - began > CONNECTING
-        return slow or any(folder in self._troubled for folder in folders)
+        return slow or thread is None or not thread.is_alive() or any(folder in self._troubled for folder in folders)
 
 
 def deliverer() -> Deliverer:

@@ -70,8 +70,7 @@ def end_dead() -> list[Owner]:
     _sweep()
     dead = []
     for spool in _taken():
-        going = [run for run in spool.attempts if run not in spool.ends]
-        at = spool.last_sign()
+        going, at = [run for run in spool.attempts if run not in spool.ends], spool.last_sign()
         for run in sorted(going, key=lambda run: run == spool.run):  # the children first
             spool.tell(run, tags={REASON: DIED}, end="KILLED", at=at)
         if going:

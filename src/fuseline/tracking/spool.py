@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import getpass
+import logging
 import os
 import shutil
 import socket
@@ -35,6 +36,8 @@ from fuseline.store import content_key, home, locked, sync
 from fuseline.tracking import tags
 from fuseline.tracking.records import Files, Record, Start, now, record
 
+logger = logging.getLogger(__name__)
+
 OWNER, RECORDS, OWNED, DELIVERING, RESERVE = "owner.json", "records.jsonl", "owner.lock", "deliver.lock", "reserve"
 FINAL = ("FINISHED", "FAILED")
 """The ends after which a run is never opened again."""
@@ -53,7 +56,6 @@ class Owner(Part):
     created: int
     host: str
     pid: int
-    about: dict[str, str] = {}
 
 
 class Spool:
@@ -86,7 +88,7 @@ class Spool:
     def last_sign(self) -> int:
         """When its process was last known to live, in milliseconds since 1970."""
         beaten = (self.folder / OWNED).stat().st_mtime_ns // 1_000_000
-        return max(beaten, *(its.at for its, _ in read(self.folder) if its is not None))
+        return max([beaten, *(its.at for its, _ in read(self.folder) if its is not None)])
 
     def child(self, kind: str, key: str) -> str:
         """The id of the child that is made of what a key names."""
@@ -102,15 +104,20 @@ class Spool:
         """
         said = record(run, **parts)
         with self._writing:
-            if (run, said.label) in self._labels:
+            if self.has_told(run, said.label):
                 return
             said = self._going_on(said)
             self._append(f"{said.model_dump_json(exclude_defaults=True)}\n".encode(), last=said.end is not None)
             self._note(said)
         self.told()
 
+    def has_told(self, run: str, label: str) -> bool:
+        """Whether something was said of a run under a label."""
+        return (run, label) in self._labels
+
     def keep(self, label: str, files: Mapping[str, Path | str], under: str | None = None) -> Files:
-        """Files for a record, by their names: texts, or files of the store, which can't change and are linked to."""
+        """Files for a record that was not told yet, by their names: texts, or files of the store, which can't change and are
+        linked to."""
         folder = self.folder / "files" / label
         shutil.rmtree(folder, ignore_errors=True)  # of a process that died before it said so
         with _room(self.folder):
@@ -175,15 +182,22 @@ _open: dict[str, Spool] = {}
 """The spools that this process holds, by their runs."""
 
 
-def start_run(key: str, recipe: str, run_tags: Mapping[str, str], **about: str) -> Spool:
+def start_run(key: str, recipe: str, run_tags: Mapping[str, str]) -> Spool:
     """The spool of a run that begins now: that of an unfinished run of the same plan whose process has ended, or a new one."""
     spool = _unfinished(key) or _new(key, recipe)
-    owner = spool.owner.model_copy(update={"host": socket.gethostname(), "pid": os.getpid(), "about": about})
+    owner = spool.owner.model_copy(update={"host": socket.gethostname(), "pid": os.getpid()})
     _write_small(spool.folder / OWNER, owner.model_dump_json())
     _open[spool.run] = spool
-    user = {"mlflow.user": getpass.getuser()}
+    user = {"mlflow.user": _user()}
     spool.tell(spool.run, start=Start(name=recipe, kind="train", key=key), tags={**user, **run_tags})
     return spool
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # as in many a container
+        return str(os.getuid())
 
 
 def opened(run: str) -> Spool:
@@ -207,12 +221,22 @@ def root() -> Path:
     return home() / "spool"
 
 
-def spools() -> list[Path]:
-    """The folders of all spools, the oldest first."""
+def spools(strict: bool = False) -> list[Path]:
+    """The folders of all spools, the oldest first; ``strict`` if one that is damaged must not be left out.
+
+    Raises:
+        ValueError: one that is damaged was left out.
+    """
     found = {}
     for file in root().glob(f"[!.]*/{OWNER}"):
-        with suppress(FileNotFoundError):  # it has just been removed
+        try:
             found[file.parent] = read_owner(file.parent).created
+        except FileNotFoundError:  # it has just been removed
+            continue
+        except ValidationError:
+            if strict:
+                raise
+            logger.warning("%s is damaged, so what is left in its folder is not sent to MLflow; remove it", file)
     return sorted(found, key=lambda folder: (found[folder], folder))
 
 
@@ -286,7 +310,7 @@ def spooled_entries() -> set[tuple[str, str]]:
     """The kind and key of each entry of the store that runs name of which MLflow has not been told to the end: their plans, what
     the finished ones are made of, and the packages that are to be registered."""
     found = set()
-    for folder in spools():
+    for folder in spools(strict=True):
         found.add(("plan", read_owner(folder).key))
         for its in (its for its, _ in read(folder) if its is not None):
             found |= set(tags.tagged_entries(its.tags))

@@ -55,6 +55,13 @@ def finish(spool: Spool) -> Spool:
 # -------------------------------------------------------------------------------------------------------- all is well
 
 
+def test_it_connects_ahead_where_a_run_is_expected(
+    deliverer: Deliverer, client: Callable[[], Any], until: Callable[..., Any]
+) -> None:
+    deliverer.expect("ahead")
+    until(lambda: client().get_experiment_by_name("ahead"), "the experiment is there")
+
+
 def test_all_that_was_told_arrives_with_its_own_times(story: Spool, deliverer: Deliverer, client: Callable[[], Any]) -> None:
     deliverer.watch(story)
     assert deliverer.wait([story.folder], PATIENCE) == 0

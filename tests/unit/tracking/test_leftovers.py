@@ -161,6 +161,20 @@ def test_the_oldest_is_delivered_first_and_in_the_background(
     assert [name for (name,) in found] == ["a", "b", "c"]
 
 
+def test_a_spool_in_which_nothing_was_said_is_removed(dead: Callable[..., str], until: Callable[..., Any]) -> None:
+    silent, other = dead("silent"), dead("other")
+    (root() / silent / "records.jsonl").unlink()
+    assert [owner.recipe for owner in reconcile().dead] == ["other"]
+    until(lambda: [path.name for path in root().iterdir()] == [other], "the silent one has gone")
+
+
+def test_a_damaged_owner_keeps_nobody_else_from_being_mended(dead: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:
+    damaged, other = dead("damaged"), dead("other")
+    (root() / damaged / "owner.json").write_text("{")
+    assert [owner.run for owner in begin_tracking("new")] == [other]
+    assert str(root() / damaged / "owner.json") in caplog.text
+
+
 def test_what_was_never_made_to_the_end_is_removed(dead: Callable[..., str], running: Callable[..., Any]) -> None:
     _, alive = running("alive")
     for name in (".half", ".half-removed"):
