@@ -55,7 +55,8 @@ from fuseline.seeding import EVALUATION, stream
 from fuseline.store import Store, home
 from fuseline.threads import limited_to
 from fuseline.training.replica import KIND
-from fuseline.training.worker import Progress, Workers
+from fuseline.training.supervise import Workers
+from fuseline.training.worker import Progress
 
 Floats = NDArray[np.floating[Any]]
 

@@ -91,7 +91,7 @@ def outcome(future: Any, member: str) -> MemberRecord | FailedMember:
     try:
         done: MemberRecord = future.result()
     except MemberFailed as error:
-        return FailedMember(member, error.reason, error.kind, error.attempts)
+        return FailedMember(member, error.reason, error.kind, error.attempts, error.curves)
     return done
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -12,10 +13,12 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from fuseline.devices import DeviceQueue, here, resolve
+from fuseline.errors import MemberFailed
 from fuseline.plan import Plan, processes
 from fuseline.store import Store
 from fuseline.training.replica import KIND
 from fuseline.training.supervise import Done, Workers
+from fuseline.training.train import Epoch
 from fuseline.training.worker import Progress
 from tasks.progress import tell
 from tasks.records import MemberRecord, PlanRecord
@@ -39,7 +42,12 @@ def train_member(record: PlanRecord, member: str) -> Any:
         workers = _workers.setdefault(_run(record), Workers(_devices(plan), _warn))
         if _run(record) in _stopped:
             workers.kill()
-        done = workers.train(unit, member, _Reporter(member))
+        reporter = _Reporter(member)
+        try:
+            done = workers.train(unit, member, reporter)
+        except MemberFailed as error:
+            error.curves = reporter.curves()
+            raise
     made = MemberRecord(member, keys, tuple(store.path(KIND, key) for key in keys), done.trained, done.attempts)
     return made if made.trained else Completed(name="Reused", data=made)
 
@@ -75,13 +83,17 @@ class _Reporter:
             progress=0.0, key=f"train-{member}".lower().replace("_", "-"), description=member
         )
         self.told = 0.0
-        self.epochs: dict[int, float] = {}
+        self.heard: dict[int, dict[int, Epoch]] = {}
 
     def __call__(self, progress: Progress) -> None:
         tell(progress)
-        self.epochs[progress.replica] = progress.epoch.epoch / progress.epochs
-        done = 100 * sum(self.epochs.values()) / progress.replicas
+        self.heard.setdefault(progress.replica, {})[progress.epoch.epoch] = progress.epoch  # another attempt says some again
+        done = 100 * sum(max(epochs) for epochs in self.heard.values()) / progress.epochs / progress.replicas
         if done - self.told >= 1 or done == 100:
             self.told = done
             if isinstance(self.artifact, UUID):
                 update_progress_artifact(self.artifact, progress=done)
+
+    def curves(self) -> list[list[dict[str, Any]]]:
+        """The epochs of each replica, the first one first."""
+        return [[asdict(epoch) for _, epoch in sorted(epochs.items())] for _, epochs in sorted(self.heard.items())]

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fuseline.component import Component
+
+Curve = Sequence[Mapping[str, Any]]
+"""The epochs of one replica, as ``training.json`` has them."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,14 @@ class MemberRecord:
 
 @dataclass(frozen=True)
 class FailedMember:
-    """A member that could not be trained, and why; ``kind`` is one of :data:`fuseline.errors.Ending`."""
+    """A member that could not be trained, and why; ``kind`` is one of :data:`fuseline.errors.Ending`, ``curves`` are the epochs
+    of each replica that came to an end in this run."""
 
     name: str
     reason: str
     kind: str = "raised"
     attempts: int = 1
+    curves: Sequence[Curve] = ()
 
     status = "failed"
 

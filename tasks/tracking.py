@@ -27,7 +27,7 @@ from fuseline.tracking.deliver import PATIENCE, Told, deliverer, without_secrets
 from fuseline.tracking.records import Data, Start, Status, now
 from fuseline.tracking.spool import opened
 from fuseline.tracking.spool import start_run as start_spool
-from tasks.records import FailedMember, MemberRecord, PlanRecord, RunRecord, StageRecord
+from tasks.records import Curve, FailedMember, MemberRecord, PlanRecord, RunRecord, StageRecord
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def track_member(record: PlanRecord, run: RunRecord, member: MemberRecord | Fail
     if isinstance(member, FailedMember):
         said |= {tags.REASON: member.reason, tags.FAILURE: member.kind}
         begun = Start(name=member.name, kind="member", key=key, parent=run.run_id)
-        spool.tell(child, start=begun, tags=said, params=params, end="FAILED")
+        spool.tell(child, start=begun, tags=said, params=params, points=_curves(member.curves), end="FAILED")
         return child
     training = [read_json(folder / "training.json") for folder in member.folders]
     epochs = [epoch["at"] for its in training for epoch in its["curve"]]
@@ -86,19 +86,19 @@ def track_member(record: PlanRecord, run: RunRecord, member: MemberRecord | Fail
         tags=said,
         params=params,
         metrics={"seconds": sum(its["seconds"] for its in training), "parameters": training[0]["parameters"]},
-        points=_curves(training),
+        points=_curves([its["curve"] for its in training]),
         origin=key if member.status == "reused" else None,
         end="FINISHED",
     )
     return child
 
 
-def _curves(training: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, int, int]]:
+def _curves(curves: Sequence[Curve]) -> list[tuple[str, float, int, int]]:
     """The points of each replica's learning curves, with the worker's own time stamps."""
     points = []
-    for number, its in enumerate(training, start=1):
-        prefix = f"replica_{number}/" if len(training) > 1 else ""
-        for epoch in its["curve"]:
+    for number, curve in enumerate(curves, start=1):
+        prefix = f"replica_{number}/" if len(curves) > 1 else ""
+        for epoch in curve:
             for name, part in (("loss", "loss"), ("rate", "rate"), ("holdout_loss", "holdout")):
                 if epoch[part] is not None:
                     points.append((f"{prefix}{name}", epoch[part], epoch["at"], epoch["epoch"]))

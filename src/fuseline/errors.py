@@ -11,7 +11,8 @@ FuselineError            anything that fuseline itself says no to
 └── PackageError         a package can't be trusted or read
 """
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 Ending = Literal["out of memory", "killed", "raised", "hung", "timed out", "not finite", "stopped"]
 """The kinds of ends that training can come to before its time. ``killed`` is any process that ended without a word."""
@@ -51,6 +52,8 @@ class MemberFailed(TrainingError):  # noqa: N818 (it says what has happened)
     def __init__(self, member: str, reason: str, kind: Ending = "raised", attempts: int = 1) -> None:
         super().__init__(member, reason, kind, attempts)  # so that it can be pickled
         self.member, self.reason, self.kind, self.attempts = member, reason, kind, attempts
+        self.curves: Sequence[Sequence[Mapping[str, Any]]] = ()
+        """The epochs of each replica that came to an end, where somebody listened."""
 
     def __str__(self) -> str:
         return f"member {self.member!r}: {self.reason}"

@@ -26,6 +26,7 @@ from fuseline.store import sha256_of
 
 FUSELINE = Path(sys.executable).with_name("fuseline")
 PLUGIN = Path(__file__).with_name("plugin")
+ROOT = Path(__file__).parents[2]
 MARK = "FUSELINE_FAULTS_SITE"
 """An environment variable that tells the processes of one folder from all others."""
 
@@ -220,7 +221,7 @@ class Site:
             MARK: str(self.folder),
             "FUSELINE_HOME": str(self.home),
             "FAULTS_FOLDER": str(self.meeting),
-            "PYTHONPATH": str(PLUGIN),
+            "PYTHONPATH": os.pathsep.join(map(str, [PLUGIN, ROOT / "src", ROOT])),
             "COLUMNS": "500",
         }
         merged: dict[str, str | None] = {**self._environment, **own, **changes}

@@ -121,6 +121,7 @@ def test_replicas_that_take_their_epochs_by_turns_count_together(monkeypatch: py
         for replica in range(2):
             reporter(Progress("stacked", replica, 2, Epoch(epoch, 1.0, None, 0.1, 0), 2))
     assert sent == [25, 50, 75, 100]
+    assert [[epoch["epoch"] for epoch in curve] for curve in reporter.curves()] == [[1, 2], [1, 2]]
 
 
 def test_the_flow_lets_a_member_wait_for_the_one_that_it_follows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_the_flow_lets_a_member_wait_for_the_one_that_it_follows(monkeypatch: py
     monkeypatch.setattr(train_flow, "train_member", SimpleNamespace(submit=submit))
     monkeypatch.setattr(train_flow, "track_member", lambda plan, run, member: tracked.append(member))
     monkeypatch.setattr(train_flow, "fail_run", lambda *given: ended.append(given))
-    with pytest.raises(TrainingError, match="a could not be trained; b-1 could"):
+    with pytest.raises(TrainingError, match=r"^0 of 4 .* needed .*: member 'a': a could not be trained; member 'b-1': b-1 could"):
         train_flow.train.fn(SimpleNamespace(name="r", training=Training()))
     assert list(waited) == ["a", "b-1", "b-2", "b-3"]
     assert [waited["a"], waited["b-1"]] == [[], []]

@@ -234,15 +234,19 @@ class Deliverer:
         from fuseline.tracking.steps import Orphaned
 
         name, do = step
-        try:
-            do()
-        except Orphaned as error:
-            self._put_aside(folder, record, name, error)
-        except Exception as error:
-            if not is_for_ever(error):
-                raise
-            tracker.check()  # else it is MLflow that is at fault
-            self._put_aside(folder, record, name, error)
+        for is_last in (False, True):
+            try:
+                do()
+                return
+            except Orphaned as error:
+                self._put_aside(folder, record, name, error)
+                return
+            except Exception as error:
+                if not is_for_ever(error):
+                    raise
+                tracker.check()  # else it is MLflow that is at fault
+                if is_last:  # the first time, MLflow may have been put right between the refusal and the check
+                    self._put_aside(folder, record, name, error)
 
     def _tracker(self, recipe: str) -> Tracker:
         if recipe not in self._trackers:

@@ -13,9 +13,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from fuseline.store import read_json
 from fuseline.tracking import deliver as module
@@ -225,6 +227,21 @@ def test_a_deleted_experiment_is_waited_for_and_keeps_nobody_else_from_being_del
     client().restore_experiment(deleted)
     assert deliverer.wait([first.folder, second.folder], PATIENCE) == 0
     assert set(everything(client())) == {"train first", "train second"}
+
+
+def test_what_was_put_right_between_a_refusal_and_the_check_is_sent_again(
+    deliverer: Deliverer, begin: Callable[..., Spool]
+) -> None:
+    """An experiment that is restored in just that moment must not cost a record."""
+    refusals, checks = [MlflowException("deleted", error_code="INVALID_PARAMETER_VALUE")], []
+
+    def do() -> None:
+        if refusals:
+            raise refusals.pop()
+
+    deliverer._do(SimpleNamespace(check=lambda: checks.append("well")), begin().folder, None, ("start", do))
+    assert (refusals, checks) == ([], ["well"])
+    assert not list(deliverer.home.rglob(module.REFUSED))
 
 
 def test_an_experiment_that_is_deleted_in_the_middle_is_waited_for(
