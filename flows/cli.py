@@ -7,25 +7,11 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from flows.signals import Interrupted, heeded
-from fuseline.errors import FuselineError
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-screen, messages = Console(), Console(stderr=True)
-
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a value, as members.0.epochs=5.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the summary alone, as JSON, on standard output.")]
+from flows.shell import AsJson, Overrides, RecipePath, app, messages, screen, user_errors
 
 
 def main() -> None:
@@ -42,20 +28,6 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code or 0)
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """One sentence for what fuseline itself says no to, or for the signal that ended it, and the exit code."""
-    try:
-        with heeded():
-            yield
-    except FuselineError as error:
-        messages.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(error.exit_code) from None
-    except Interrupted as end:
-        messages.print(f"[red]{end}[/red]; what is finished is kept: the same command goes on from there", highlight=False)
-        raise typer.Exit(end.exit_code) from None
 
 
 @app.command()

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from fuseline.store import read_json
 from fuseline.tracking import deliver as module
@@ -233,7 +234,7 @@ def test_what_was_put_right_between_a_refusal_and_the_check_is_sent_again(
     deliverer: Deliverer, begin: Callable[..., Spool]
 ) -> None:
     """An experiment that is restored in just that moment must not cost a record."""
-    refusals, checks = [MlflowException("deleted", error_code="INVALID_PARAMETER_VALUE")], []
+    refusals, checks = [MlflowException("deleted", error_code=INVALID_PARAMETER_VALUE)], []
 
     def do() -> None:
         if refusals:
