@@ -51,7 +51,7 @@ def predict_rows(version: Fetched, data: str, out: str, rejects: str) -> Predict
     source = recipe["source"]
     pictures = source.get("image_folder") if isinstance(source, dict) else None
     resize = pictures is not None and pictures.get("size") is not None
-    places = (version.package, Path(data), Path(out).absolute(), Path(rejects).absolute())
+    places = (version.package, *(Path(place).absolute() for place in (data, out, rejects)))  # of this process
     done: Predicted = apart("fuseline.stages:predict", *places, recipe["id"], resize)
     return done
 

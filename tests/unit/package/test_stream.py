@@ -150,7 +150,7 @@ def test_reading_computing_and_writing_go_on_at_once_and_nobody_runs_ahead() -> 
             meeting.wait()
         written.append(answers)
 
-    stream._stream(parts(), compute, write)
+    stream.stream(parts(), compute, write)
     assert read == computed == written == [1, 2, 3]
 
 
@@ -164,7 +164,7 @@ def test_an_error_anywhere_ends_the_whole(place: str) -> None:
     parts: Iterator[Any] = (fail("read", number) for number in range(100))
     written: list[int] = []
     with pytest.raises(RuntimeError, match=place):
-        stream._stream(parts, lambda part: fail("compute", part), lambda part: written.append(fail("write", part)))
+        stream.stream(parts, lambda part: fail("compute", part), lambda part: written.append(fail("write", part)))
     assert written == [0, 1, 2, 3, 4]
 
 
