@@ -41,7 +41,7 @@ FUSELINE = Path(sys.executable).with_name("fuseline")
 torch.set_num_threads(1)  # tests run side by side, and their tensors are small
 threadpoolctl.threadpool_limits(1)
 
-RUNS = "tests/flows/"
+RUNS = ("tests/flows/", "tests/security/test_package.py")
 
 WINE = """
 name: wine
@@ -110,7 +110,7 @@ class TogetherByRuns(LoadFileScheduling):
     """A file's tests run in one process; so do all those that look at the same few runs, which are dear to make."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return RUNS if nodeid.startswith(RUNS) else super()._split_scope(nodeid)
+        return RUNS[0] if nodeid.startswith(RUNS) else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherByRuns:
