@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -47,13 +48,23 @@ def start_prediction(version: Fetched, data: str, out: str, rejects: str) -> Run
 @task(name="predict", cache_policy=NO_CACHE, persist_result=False)
 def predict_rows(version: Fetched, data: str, out: str, rejects: str) -> Predicted:
     """See :func:`fuseline.package.batch.predict_file`."""
-    recipe = version.provenance["recipe"]["data"]
-    source = recipe["source"]
-    pictures = source.get("image_folder") if isinstance(source, dict) else None
-    resize = pictures is not None and pictures.get("size") is not None
+    id_, resize = reading(version.provenance["recipe"]["data"])
     places = (version.package, *(Path(place).absolute() for place in (data, out, rejects)))  # of this process
-    done: Predicted = apart("fuseline.stages:predict", *places, recipe["id"], resize)
+    done: Predicted = apart("fuseline.stages:predict", *places, id_, resize)
     return done
+
+
+def reading(data: Mapping[str, Any]) -> tuple[str | None, bool]:
+    """The column of ids, and whether pictures are brought to one size, by what a recipe says of its data.
+
+    >>> reading({"id": "name", "source": {"image_folder": {"path": "pictures", "size": 32}}})
+    ('name', True)
+    >>> reading({"id": None, "source": "sklearn"})
+    (None, False)
+    """
+    source = data["source"]
+    pictures = source.get("image_folder") if isinstance(source, dict) else None
+    return data["id"], pictures is not None and pictures.get("size") is not None
 
 
 @task(name="track the result", cache_policy=NO_CACHE, persist_result=False)

@@ -165,6 +165,30 @@ def test_other_members_are_another_package(plain: Any, gone_to_fusion: Callable[
     assert build(gone_to_fusion(seed=3))[0] != build(plain)[0]
 
 
+def test_the_thresholds_are_those_that_the_packages_own_answers_to_the_calibration_rows_give(
+    plain: Any, gone_to_fusion: Callable[..., Any]
+) -> None:
+    folder, _ = build(plain)
+    rules = {name: target.conformal for name, target in load_description(folder).targets.items()}
+    rows = plain.plan.split.rows("calibration")
+    frame = plain.frame.iloc[rows]
+    found = predict(load_ensemble(folder), frame[["x", "y", "color"]], 64)
+    known = frame["range"].notna()
+    scores = {
+        "kind": [1 - found[f"kind_proba_{kind}"][row] for row, kind in frame["kind"].items()],
+        "size": (frame["size"] - found["size"]).abs() / found["size_uncertainty"] ** 0.5,
+        "range": np.maximum(found["range_q0.1"] - frame["range"], frame["range"] - found["range_q0.9"])[known],
+    }
+    for target, own in scores.items():
+        place = int(np.ceil((len(own) + 1) * 0.9)) - 1
+        assert rules[target].rows == len(own)
+        assert rules[target].threshold == pytest.approx(sorted(own)[place], rel=1e-4, abs=1e-5)
+    assert rules["signs"] is None
+    other, _ = build(gone_to_fusion(evaluation={"coverage": 0.8}))
+    assert other != folder
+    assert load_description(other).targets["kind"].conformal.threshold <= rules["kind"].threshold
+
+
 def test_a_replica_that_is_gone_is_named(plain: Any, tmp_path: Path) -> None:
     lost = plain.plan.members["b"][0].key(plain.plan.dataset)
     other = Store(tmp_path / "store")
