@@ -26,7 +26,7 @@ Shapes: B rows, C classes, quantiles or 1.
 from __future__ import annotations
 
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +66,7 @@ def threshold(scores: Floats, coverage: float) -> float | None:
 
 
 def fit_conformal(
-    task: TargetSchema, values: Floats, variances: Floats | None, truth: NDArray[np.generic], coverage: float
+    task: TargetSchema, values: Floats, variances: Floats | None, truth: NDArray[Any], coverage: float
 ) -> Conformal | None:
     """What calibration rows say; None for multilabel targets, whose labels come as they are.
 
@@ -77,16 +77,15 @@ def fit_conformal(
     """
     if task.kind == "multilabel":
         return None
+    score: Literal["probability", "scaled", "quantiles"]
     if task.exclusive:
-        kind, scores = "probability", 1 - values[np.arange(len(values)), truth.astype(np.int64)]
+        score, scores = "probability", 1 - values[np.arange(len(values)), truth.astype(np.int64)]
     elif task.levels:
-        kind, scores = "quantiles", np.maximum(values[:, 0] - truth, truth - values[:, -1])
+        score, scores = "quantiles", np.maximum(values[:, 0] - truth, truth - values[:, -1])
     else:
         assert variances is not None
-        kind, scores = "scaled", np.abs(truth - values[:, 0]) / np.sqrt(variances)
-    return Conformal.model_validate(
-        {"score": kind, "coverage": coverage, "rows": len(values), "threshold": threshold(scores.astype(np.float64), coverage)}
-    )
+        score, scores = "scaled", np.abs(truth - values[:, 0]) / np.sqrt(variances)
+    return Conformal(score=score, coverage=coverage, rows=len(values), threshold=threshold(scores, coverage))
 
 
 def classes_in(rule: Conformal, values: Floats) -> NDArray[np.bool_]:

@@ -63,7 +63,8 @@ class Answers:
         return TYPES[type(self.schema.targets[target].classes[0])]
 
     def _conformal(self, target: str, said: Answer) -> Iterator[tuple[str, pa.Array]]:
-        rule, values, total = self.rules[target], *(part.numpy() for part in said[:2])
+        rule = self.rules[target]
+        values, total, _ = (part.numpy() for part in said)
         if rule.score == "probability":
             inside = classes_in(rule, values)
             classes = np.nonzero(inside)[1]

@@ -168,10 +168,9 @@ def _screened(ensemble: Ensemble, part: Part, source: Path) -> Encoded:
         if good.all():
             raise
     rows = part.rows[good]
-    for place in np.flatnonzero(~good):
-        number = int(part.numbers[place])
-        bad[number] = _why(part, place, schema.numeric)
-    ids = {} if part.ids is None else {int(part.numbers[p]): str(part.ids[p]) for p in np.flatnonzero(~good)}
+    spoilt = {int(part.numbers[place]): place for place in np.flatnonzero(~good).tolist()}
+    bad |= {number: _why(part, place, schema.numeric) for number, place in spoilt.items()}
+    ids = {} if part.ids is None else {number: str(part.ids[place]) for number, place in spoilt.items()}
     arrays = schema.encode(rows, str(source), first) if good.any() else {}
     assert not arrays or rows_of(arrays) == int(good.sum())
     return Encoded(arrays, part.numbers[good], None if part.ids is None else part.ids[good], bad, ids)
@@ -192,7 +191,8 @@ def _numbers_sound(rows: pd.DataFrame, name: str) -> NDArray[np.bool_]:
     if name not in rows.columns or rows[name].ndim > 1:
         return np.ones(len(rows), bool)
     values = pd.to_numeric(rows[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    return ~((np.isnan(values) & rows[name].notna().to_numpy()) | np.isinf(values))
+    lost = np.isnan(values) & rows[name].notna().to_numpy()
+    return np.asarray(~(lost | np.isinf(values)))
 
 
 def _why(part: Part, place: int, numeric: list[str]) -> str:

@@ -58,4 +58,4 @@ def of_table(frame: pd.DataFrame, numbers: NDArray[np.int64], wanted: Wanted, ba
 
 def ids_of(frame: pd.DataFrame, wanted: Wanted) -> NDArray[Any] | None:
     """The ids of some rows, where they have any."""
-    return frame[wanted.id].to_numpy() if wanted.id in frame.columns else None
+    return None if wanted.id is None or wanted.id not in frame.columns else frame[wanted.id].to_numpy()
