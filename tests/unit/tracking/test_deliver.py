@@ -28,7 +28,7 @@ from fuseline.tracking.delivery import STATE, State
 from fuseline.tracking.records import Start
 from fuseline.tracking.spool import DELIVERING, Spool, hold, spools
 from tests.unit.tracking.known import everything
-from tests.unit.tracking.story import save, tell
+from tests.unit.tracking.story import save, seal, tell
 
 PATIENCE = 60.0
 
@@ -37,6 +37,7 @@ PATIENCE = 60.0
 def _quick(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST", 0.5)
     monkeypatch.setattr(registry, "apart", save)
+    monkeypatch.setattr(registry, "seal_model", seal)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from fuseline.tracking.records import Record
 from fuseline.tracking.settings import load_settings
 from fuseline.tracking.spool import read, spools
 from tests.unit.tracking.known import everything
-from tests.unit.tracking.story import CURVE, save, tell
+from tests.unit.tracking.story import CURVE, save, seal, tell
 
 STORY = Path(__file__).with_name("story.py")
 
@@ -71,6 +71,7 @@ def test_who_dies_between_a_call_and_the_note_of_it_sends_nothing_twice(
     home: Path, monkeypatch: pytest.MonkeyPatch, client: Callable[[], Any]
 ) -> None:
     monkeypatch.setattr(registry, "apart", save)
+    monkeypatch.setattr(registry, "seal_model", seal)
     spool = tell(home / "package")
     spool.close()
     copied = home / "undisturbed" / "spool" / spool.run

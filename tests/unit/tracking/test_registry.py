@@ -41,7 +41,7 @@ def registers(
         (place / "MLmodel").write_text(package.name)
 
     monkeypatch.setattr(registry, "apart", apart)
-    monkeypatch.setattr(registry, "seal_model", lambda place, package, plan, key: f"manifest of {package.name}")
+    monkeypatch.setattr(registry, "seal_model", lambda place, package, *_: f"manifest of {package.name}")
     test = request.node.name.replace("[", " ").replace("]", "")
     run = common_tracker.start(test, Start(name="run", kind="train", key=test), None, {}, 1000, False)
 
