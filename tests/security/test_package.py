@@ -79,8 +79,7 @@ def fetched(at_home: Path, tmp_path: Path) -> Fetched:
 @pytest.fixture
 def stored(at_home: Path, first_run: Any, tracked: Callable[..., Any]) -> Path:
     """Where the registry's store has the model."""
-    version = tracked(at_home).get_model_version("wine", "1")
-    return Path(tracked(at_home).get_logged_model(version.model_id).artifact_location)
+    return Path(tracked(at_home).get_model_version("wine", "1").source.removeprefix("file://"))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
