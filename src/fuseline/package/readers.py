@@ -112,7 +112,8 @@ def _folder(source: Path, wanted: Wanted, done: int) -> Iterator[Part]:
     channels, height, width = wanted.schema.image
     for first in range(done * wanted.rows, len(files), wanted.rows):
         some, bad = files[first : first + wanted.rows], Bad()
-        images, kept = np.empty((len(some), channels, height, width), np.uint8), []
+        images = np.empty((len(some), channels, height, width), np.uint8)
+        kept: list[int] = []
         for number, file in enumerate(some, start=first):
             try:
                 its = pixels(open_picture(file), (height, width) if wanted.resize else None, channels)

@@ -22,7 +22,8 @@ from fuseline.package.ensemble import Answer
 from fuseline.package.files import load_description, load_ensemble
 from fuseline.package.predict import answer, columns
 
-Rows, Said = TypeVar("Rows"), TypeVar("Said")
+Rows = TypeVar("Rows")
+Said = TypeVar("Said")
 
 ROWS = 1 << 16
 """So many rows are read, computed and written at a time."""
