@@ -39,7 +39,7 @@ def serve(model: str, port: int, console: Console) -> None:
         command += ["--env-manager", "local", "--host", HOST, "--port", str(port)]
         process = subprocess.Popen(  # noqa: S603
             command,
-            env={**os.environ, **ENVIRONMENT},
+            env={**os.environ, **ENVIRONMENT, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"},
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for us, and the whole group of it ends with us
             preexec_fn=die_with_parent,
@@ -58,6 +58,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PYTHONDONTWRITEBYTECODE": "1",  # the copy stays as it was verified
 }
+"""What MLflow's server is told; it looks for uvicorn along PATH, so that ours comes first there."""
 
 
 def _wait_until_up(process: subprocess.Popen[bytes], port: int) -> None:
