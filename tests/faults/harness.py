@@ -203,9 +203,10 @@ class Site:
         made["training"] |= training
         self.recipe.write_text(json.dumps(made, indent=1))
 
-    def copy_store(self, other: Site) -> None:
-        """Begin with what another site has made."""
-        shutil.copytree(other.store, self.store)
+    def copy_store(self, other: Site, *kinds: str) -> None:
+        """Begin with what another site has made, or with some kinds of it."""
+        for kind in kinds or (place.name for place in other.store.iterdir()):
+            shutil.copytree(other.store / kind, self.store / kind)
 
     # ------------------------------------------------------------------------------------------------ commands
 
