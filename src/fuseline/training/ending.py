@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from fuseline.disk import NO_ROOM, NoRoomError
 from fuseline.errors import Ending, FuselineError, NotFiniteError, first_line
 from fuseline.training.checkpoint import Stopped
 
@@ -38,6 +39,10 @@ def raised(error: BaseException, trace: Path) -> Failure:
         return STOPPED
     if isinstance(error, NotFiniteError):
         return Failure("not finite", str(error))
+    if isinstance(error, NoRoomError):
+        return Failure("no room", str(error))
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return Failure("no room", f"There is no room on the disk ({first_line(error)}); make room.")
     kind: Ending = "out of memory" if _is_out_of_memory(error) or _is_out_of_memory(error.__cause__) else "raised"
     if isinstance(error, FuselineError):
         return Failure(kind, str(error))

@@ -83,7 +83,7 @@ def train_into(
     Raises:
         TrainingError: it can't be trained, or one that it follows is not in the store.
         Stopped: ``care`` said so; its checkpoint is there.
-        OSError: there is no room for a checkpoint, or for the replica; the last checkpoint is there.
+        NoRoomError: there is none for a checkpoint, or for the replica; the last checkpoint is there.
     """
     dataset = datasets.read(data)
     key = job.key(dataset)
@@ -120,7 +120,7 @@ def train_together_into(
 
     Raises:
         TrainingError: the device is out of memory.
-        Stopped, OSError: as for :func:`train_into`.
+        Stopped, NoRoomError: as for :func:`train_into`.
     """
     dataset = datasets.read(data)
     keys = [job.key(dataset) for job in jobs]

@@ -142,7 +142,7 @@ def train(
     Raises:
         TrainingError: the loss is no longer finite, a file of weights does not fit, or the device is out of memory.
         Stopped: the keeper was asked to.
-        OSError: there is no room for a checkpoint.
+        NoRoomError: there is none for a checkpoint.
     """
     result = _train(dataset, spec, [share], [seed], start, lambda _, epoch: report(epoch) if report else None, keeper)[0]
     if isinstance(result, TrainingError):
@@ -172,7 +172,7 @@ def train_together(
     Raises:
         ValueError: the networks can't be stacked.
         TrainingError: the device is out of memory.
-        Stopped, OSError: as for :func:`train`.
+        Stopped, NoRoomError: as for :func:`train`.
     """
     return _train(dataset, spec, shares, seeds, Start(), report or _silent, keeper)
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from fuseline.disk import no_room
 from fuseline.errors import NotFiniteError, TrainingError
 from fuseline.training import ending
 from fuseline.training.checkpoint import Stopped
@@ -75,6 +76,17 @@ def test_where_nothing_can_be_written_the_reason_is_said_all_the_same(tmp_path: 
 def test_a_lack_of_memory_is_known_by_whoever_says_so(function: Callable[[], Any], tmp_path: Path) -> None:
     failure = raised(caught(function), tmp_path / "a.txt")
     assert (failure.kind, failure.again) == ("out of memory", True)
+
+
+def test_a_full_disk_is_known_by_whoever_says_so_and_is_not_tried_again(tmp_path: Path) -> None:
+    trace = tmp_path / "a.txt"
+    said = no_room(tmp_path, "a checkpoint")
+    assert raised(said, trace) == Failure("no room", str(said))
+    for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        failure = raised(OSError(number, os.strerror(number), "/tmp/compiled"), trace)
+        assert (failure.kind, failure.again) == ("no room", False)
+        assert "/tmp/compiled" in failure.reason
+    assert not trace.exists()
 
 
 def test_a_device_for_which_half_a_batch_is_too_much_is_not_tried_again(tmp_path: Path) -> None:
