@@ -127,7 +127,7 @@ def train_together_into(
     failed: dict[str, TrainingError] = {}
 
     def build(missing: list[str]) -> Iterator[tuple[str, Writes]]:
-        checkpoint = Checkpoint(store.root / FOLDER, content_key(stack=keys))
+        checkpoint = Checkpoint(store.root / FOLDER, stack_key(keys))
         if missing:
             keeper = Keeper(checkpoint, care)
             stack = _begun(keeper, missing, keys)
@@ -151,6 +151,11 @@ def train_together_into(
 
     there = store.make_all(KIND, keys, build)
     return [failed.get(key, was) for key, was in zip(keys, there, strict=True)]
+
+
+def stack_key(keys: Sequence[str]) -> str:
+    """The key of the checkpoint that the replicas of a stack share."""
+    return content_key(stack=list(keys))
 
 
 def _begun(keeper: Keeper, missing: list[str], keys: list[str]) -> list[str]:
