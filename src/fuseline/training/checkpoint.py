@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fuseline.disk import no_room, ran_out
 from fuseline.errors import first_line
+from fuseline.store import sync
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Checkpoint:
             digest = _write(temporary, dict(tree))
             place = self.folder / f"{self.key}-{digest}.pt"
             temporary.replace(place)
-            _sync(self.folder)
+            sync(self.folder)
         except OSError as error:
             if ran_out(error, self.folder):
                 raise no_room(self.folder, "a checkpoint (the last one is kept)") from error
@@ -249,11 +250,3 @@ def _read(path: Path) -> Tree:
     if not isinstance(tree, dict):
         raise ValueError("it is no state of a training")
     return tree
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
