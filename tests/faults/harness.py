@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import sqlite3
@@ -249,11 +248,6 @@ class Site:
             except (psutil.Error, OSError):
                 continue
         return found
-
-    def limit_files(self, size: int) -> None:
-        """From now on no file of the processes here can grow beyond some bytes, as on a full disk."""
-        for process in self.processes():
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))
 
     def close(self) -> None:
         """Nothing may be left of any command.
