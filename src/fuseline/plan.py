@@ -156,17 +156,18 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
                 for use in USES
             },
         )
+        keys = {name: [job.key(dataset) for job in jobs] for name, jobs in members.items()}
         meta = {
-            name: [{"spec": j.spec, "seed": j.seed, "strategy": j.strategy, "key": j.key(dataset)} for j in jobs]
+            name: [{"spec": j.spec, "seed": j.seed, "strategy": j.strategy, "key": keys[name][k]} for k, j in enumerate(jobs)]
             for name, jobs in members.items()
         }
         crews = [{name: members[name] for name in unit.members} for unit in training_units]
-        together = [[meta[name][k]["key"] for name, k, _ in part] for crew in crews for part in stacks(dataset, crew)]
+        together = [[keys[name][k] for name, k, _ in part] for crew in crews for part in stacks(dataset, crew)]
         rest = {
             "members": meta,
             "after": _after(recipe),
             "training_units": training_units,
-            "stacks": {stack_key(keys): keys for keys in together if len(keys) > 1},
+            "stacks": {stack_key(its): its for its in together if len(its) > 1},
         }
         write_json(folder / "plan.json", {"recipe": recipe, "data": dataset.key, **rest})
         tables(dataset, split_, members, folder)

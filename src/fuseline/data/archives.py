@@ -9,6 +9,7 @@ import bz2
 import gzip
 import lzma
 import math
+import os
 import shutil
 import tarfile
 import tempfile
@@ -31,6 +32,8 @@ MOST_MEMBERS = 5_000_000
 
 HEADER = 1 << 20
 """So many bytes a header of a tar archive may have: the name of a file, and what else is said of it."""
+
+HOLES = "it has files with holes (tar --sparse), whose lists of parts may be of any length; pack it again without."
 
 CHUNK = 1 << 20
 UNPACKING = ".unpacking-"
@@ -112,19 +115,18 @@ class _Bounded(tarfile.TarInfo):
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
         """What a header announces; tarfile has this to be extended."""
         if self.type in self.LONG and not 0 <= self.size <= HEADER:
-            raise DataError(f"{archive.name}: a header claims {self.size:,} bytes; don't trust this archive.")
+            raise _refused(archive, f"a header claims {self.size:,} bytes; don't trust this archive.")
         if self.type == tarfile.GNUTYPE_SPARSE:
-            raise _sparse(archive)
+            raise _refused(archive, HOLES)
         member: tarfile.TarInfo | None = super()._proc_member(archive)  # type: ignore[misc]
         return member
 
     def _proc_gnusparse_10(self, _: tarfile.TarInfo, __: object, archive: tarfile.TarFile) -> None:
-        raise _sparse(archive)
+        raise _refused(archive, HOLES)
 
 
-def _sparse(archive: tarfile.TarFile) -> DataError:
-    """The list of what a file with holes has may be of any length."""
-    return DataError(f"{archive.name}: it has files with holes (tar --sparse); pack it again without.")
+def _refused(archive: tarfile.TarFile, why: str) -> DataError:
+    return DataError(f"{os.fsdecode(archive.name or '')}: {why}")
 
 
 def unpack_zip(packed: Path, folder: Path) -> None:
