@@ -34,10 +34,10 @@ def _warn(what: str, error: Exception) -> None:
 
 
 class Bar:
-    """A member's progress artifact, for the duration of a context. A thread of its own tells Prefect, the latest percent alone."""
+    """A member's progress artifact, for the duration of a context. A thread of its own tells Prefect the latest percent alone."""
 
     def __init__(self, member: str) -> None:
-        self._member, self._percent, self._over = member, 0.0, False
+        self._member, self._percent, self._told, self._over = member, 0.0, -1.0, False
         self._changed = Condition()
         context = copy_context()  # it says which task the artifact belongs to
         self._thread = Thread(target=context.run, args=(self._tell,), name=f"progress of {member}", daemon=True)
@@ -74,11 +74,10 @@ class Bar:
 
     def _news(self) -> Iterator[float]:
         """The latest percent, now and whenever it has changed, until the end."""
-        told = -1.0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._over or self._percent > told)
-                if self._percent <= told:
+                self._changed.wait_for(lambda: self._over or self._percent > self._told)
+                if self._percent <= self._told:
                     return
-                told = self._percent
-            yield told
+                self._told = self._percent
+            yield self._told

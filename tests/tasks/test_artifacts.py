@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from threading import Event
 from types import SimpleNamespace
@@ -22,9 +22,8 @@ from tasks.members import train_member
 
 
 @pytest.fixture(autouse=True)
-def _at_home() -> Iterator[None]:
+def _at_home() -> None:
     """Nothing here needs a home, but where a test asks for one."""
-    yield
 
 
 class Prefect:

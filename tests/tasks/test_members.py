@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prefect import allow_failure
 
+from flows.signals import Interrupted
 from fuseline.disk import NoRoomError
 from fuseline.errors import MemberFailed, TrainingError
 from fuseline.plan import Plan
@@ -156,6 +157,7 @@ def test_the_flow_lets_a_member_wait_for_the_one_that_it_follows(monkeypatch: py
     assert list(waited) == ["a", "b-1", "b-2", "b-3"]
     assert [waited["a"], waited["b-1"]] == [[], []]
     assert (waited["b-2"], waited["b-3"]) == ([allow_failure(futures["b-1"])], [allow_failure(futures["b-2"])])
+    assert ended[0][0] is record
     assert tracked[0] == FailedMember("a", "a could not be trained", "hung", 2)
     assert ended[0][-1] == "FAILED"
 
@@ -166,3 +168,23 @@ def test_a_full_disk_fails_the_run_and_not_the_member() -> None:
 
     with pytest.raises(NoRoomError, match=r"^There is no room for a checkpoint\.$"):
         train_flow.outcome(SimpleNamespace(result=result), "a")
+
+
+@pytest.mark.parametrize("name", ["train", "again"])
+def test_a_signal_that_comes_while_the_run_is_begun_ends_it(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its first record may be told by then."""
+    module, record = import_module(f"flows.{name}"), PlanRecord("key", tmp_path, (), (), {})
+    ended: list[tuple[Any, ...]] = []
+
+    def begin(plan: PlanRecord) -> None:
+        raise Interrupted(15)
+
+    monkeypatch.setenv("FUSELINE_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "plan_run" if name == "train" else "find_plan", lambda given: record)
+    monkeypatch.setattr(module, "start_run", begin)
+    monkeypatch.setattr(module, "fail_run", lambda *given: ended.append(given))
+    flow, given = (module.train, ()) if name == "train" else (module.train_again, (None,))
+    with pytest.raises(Interrupted):
+        flow.fn(SimpleNamespace(name="r"), *given)
+    member_tasks._stopped.clear()
+    assert ended == [(record, "stopped by SIGTERM", "KILLED")]
