@@ -34,8 +34,8 @@ def show_summary(summary: dict[str, Any], console: Console) -> None:
         for name in metrics:
             table.add_column(name, justify="right", no_wrap=True)
         for name, status, scores in members:
-            style = "red" if status == "failed" else "dim"
-            table.add_row(name, status, *(_score(scores[m]) if m in scores else "–" for m in metrics), style=style)
+            cells = (_score(scores[m]) if m in scores else "–" for m in metrics)
+            table.add_row(name, status, *cells, style="red" if status == "failed" else "dim")
         table.add_section()
         for name, kind, scores in rules:
             mark, style = ("▶ ", "bold") if name == chosen else ("  ", None)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from threading import Condition, Thread
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
@@ -60,7 +60,8 @@ class Bar:
                 self._changed.notify()
 
     def _tell(self) -> None:
-        key, artifact, is_first = f"train-{self._member}".lower().replace("_", "-"), None, True
+        key, is_first = f"train-{self._member}".lower().replace("_", "-"), True
+        artifact: Any = None
         for percent in self._news():
             try:
                 if artifact is None:
