@@ -38,9 +38,9 @@ def train(recipe: Recipe) -> dict[str, Any]:
     with stages("plan"):
         plan = plan_run(recipe)
     with heeded_still(), locked(home() / "locks" / f"run-{plan.key}.lock", stages.waiting):
-        with stages("track"):
-            run = start_run(plan)
         try:
+            with stages("track"):
+                run = start_run(plan)
             futures = submitted(plan)
             with stages("track"):  # while the members are being trained
                 track_plan(plan, run)
@@ -71,11 +71,12 @@ def train(recipe: Recipe) -> dict[str, Any]:
                 finish_run(plan, run, members, report, made, {**result, "timing": stages.seconds})
         except BaseException as error:
             stop(plan, PATIENCE)
-            fail_run(run, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
+            fail_run(plan, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
     with stages("track"):
         told = delivered(run)
-    return {**summary.tracked(result, told.run_id, told.registered, bool(told.waiting)), "timing": stages.seconds}
+    known = summary.tracked(result, told.run_id, told.registered, bool(told.waiting), told.refused)
+    return {**known, "timing": stages.seconds}
 
 
 def submitted(plan: PlanRecord) -> dict[str, Any]:

@@ -28,7 +28,8 @@ METRICS = [
 ]
 VALUES = ["rmse", "mae", "r2", "nll", "crps", "coverage_90"]
 STAGES = {"plan", "track", "train", "bank", "fuse", "evaluate", "package", "register"}
-KEYS = {"run_id", "recipe", "members", "candidates", "best", "registered", "tracking", "timing", "trained", "reused", "failed"}
+COUNTS = ("trained", "reused", "failed", "refused")
+KEYS = {"run_id", "recipe", "members", "candidates", "best", "registered", "tracking", "timing", *COUNTS}
 
 
 def of_home(home: Path) -> list[psutil.Process]:
