@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
-from uuid import UUID
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Completed
@@ -20,6 +19,7 @@ from fuseline.training.replica import KIND
 from fuseline.training.supervise import Done, Workers
 from fuseline.training.train import Epoch
 from fuseline.training.worker import Progress
+from tasks.artifacts import Bar
 from tasks.progress import tell
 from tasks.records import MemberRecord, PlanRecord
 
@@ -42,12 +42,13 @@ def train_member(record: PlanRecord, member: str) -> Any:
         workers = _workers.setdefault(_run(record), Workers(_devices(plan), _warn))
         if _run(record) in _stopped:
             workers.kill()
-        reporter = _Reporter(member)
-        try:
-            done = workers.train(unit, member, reporter)
-        except MemberFailed as error:
-            error.curves = reporter.curves()
-            raise
+        with Bar(member) as bar:
+            reporter = _Reporter(len(jobs), bar.show)
+            try:
+                done = workers.train(unit, member, reporter)
+            except MemberFailed as error:
+                error.curves = reporter.curves()
+                raise
     made = MemberRecord(member, keys, tuple(store.path(KIND, key) for key in keys), done.trained, done.attempts)
     return made if made.trained else Completed(name="Reused", data=made)
 
@@ -76,24 +77,17 @@ def _devices(plan: Plan) -> DeviceQueue:
 
 
 class _Reporter:
-    """Passes progress on, and to Prefect at most once per percent."""
+    """Passes the progress of a member with so many replicas on, shows its percents, and keeps its epochs."""
 
-    def __init__(self, member: str) -> None:
-        self.artifact = create_progress_artifact(
-            progress=0.0, key=f"train-{member}".lower().replace("_", "-"), description=member
-        )
-        self.told = 0.0
-        self.heard: dict[int, dict[int, Epoch]] = {}
+    def __init__(self, replicas: int, show: Callable[[float], None]) -> None:
+        self.show = show
+        self.heard: list[dict[int, Epoch]] = [{} for _ in range(replicas)]
 
     def __call__(self, progress: Progress) -> None:
         tell(progress)
-        self.heard.setdefault(progress.replica, {})[progress.epoch.epoch] = progress.epoch  # another attempt says some again
-        done = 100 * sum(max(epochs) for epochs in self.heard.values()) / progress.epochs / progress.replicas
-        if done - self.told >= 1 or done == 100:
-            self.told = done
-            if isinstance(self.artifact, UUID):
-                update_progress_artifact(self.artifact, progress=done)
+        self.heard[progress.replica][progress.epoch.epoch] = progress.epoch  # another attempt says some again
+        self.show(100 * sum(max(epochs, default=0) for epochs in self.heard) / progress.epochs / progress.replicas)
 
     def curves(self) -> list[list[dict[str, Any]]]:
-        """The epochs of each replica, the first one first."""
-        return [[asdict(epoch) for _, epoch in sorted(epochs.items())] for _, epochs in sorted(self.heard.items())]
+        """The epochs that each replica came to the end of, the first replica first; of one that was not begun there are none."""
+        return [[asdict(epoch) for _, epoch in sorted(epochs.items())] for epochs in self.heard]

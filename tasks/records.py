@@ -45,7 +45,7 @@ class MemberRecord:
 @dataclass(frozen=True)
 class FailedMember:
     """A member that could not be trained, and why; ``kind`` is one of :data:`fuseline.errors.Ending`, ``curves`` are the epochs
-    of each replica that came to an end in this run."""
+    that each of its replicas came to the end of in this run."""
 
     name: str
     reason: str

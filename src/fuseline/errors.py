@@ -54,7 +54,7 @@ class MemberFailed(TrainingError):  # noqa: N818 (it says what has happened)
         super().__init__(member, reason, kind, attempts)  # so that it can be pickled
         self.member, self.reason, self.kind, self.attempts = member, reason, kind, attempts
         self.curves: Sequence[Sequence[Mapping[str, Any]]] = ()
-        """The epochs of each replica that came to an end, where somebody listened."""
+        """The epochs that each replica came to the end of, where somebody listened; of one that was not begun there are none."""
 
     def __str__(self) -> str:
         return f"member {self.member!r}: {self.reason}"

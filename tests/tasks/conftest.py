@@ -17,6 +17,7 @@ from fuseline.store import Store
 from fuseline.training.replica import train_into
 from fuseline.training.supervise import Done
 from fuseline.training.worker import UnitJob
+from tasks import artifacts
 from tasks import members as member_tasks
 from tasks.bank import bank_members
 from tasks.evaluation import judge
@@ -87,7 +88,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Gone:
         patch.setenv("FUSELINE_HOME", str(home))
         patch.chdir(home.parent)
         patch.setattr(member_tasks, "Workers", InProcess)
-        patch.setattr(member_tasks, "create_progress_artifact", lambda **_: None)
+        patch.setattr(artifacts, "create_progress_artifact", lambda **_: None)
+        patch.setattr(artifacts, "update_progress_artifact", lambda *_, **__: None)
         torch.set_num_threads(1)
         plan = plan_run.fn(Recipe.model_validate(TREE))
         members = [train_member.fn(plan, name) for name in plan.members]
