@@ -72,7 +72,7 @@ def work(pipe: Connection, asked: Job, device: str) -> None:
                 left.discard((end.member, end.replica))
                 line.send(end)
     except BaseException as error:
-        for member, k in left:
+        for member, k in sorted(left):
             line.send(End(member, k, raised(error, member, asked.store / FAILURES)))
 
 
