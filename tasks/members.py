@@ -11,14 +11,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from fuseline.devices import DeviceQueue, here, resolve
 from fuseline.errors import MemberFailed
-from fuseline.plan import Plan, processes
+from fuseline.planned import Planned
 from fuseline.store import Store
-from fuseline.training.replica import KIND
+from fuseline.training.messages import KIND, Epoch, Progress
+from fuseline.training.queue import DeviceQueue
 from fuseline.training.supervise import Done, Workers
-from fuseline.training.train import Epoch
-from fuseline.training.worker import Progress
 from tasks.artifacts import Bar
 from tasks.progress import tell
 from tasks.records import MemberRecord, PlanRecord
@@ -33,17 +31,16 @@ _stopped: set[str] = set()
 @task(name="train member", task_run_name="train {member}", cache_policy=NO_CACHE, persist_result=False)
 def train_member(record: PlanRecord, member: str) -> Any:
     """Train the member's replicas that the store lacks, with a progress artifact; ends as ``Reused`` if it lacks none."""
-    plan, store = Plan.open(record.folder), Store()
-    jobs = plan.members[member]
-    keys = tuple(job.key(plan.dataset) for job in jobs)
+    plan, store = Planned.open(record.folder), Store()
+    keys = tuple(replica.key for replica in plan.members[member])
     unit, workers = plan.job(member, store), _workers.get(_run(record))
     done = Done(0, 1)
     if (workers is not None and workers.started(unit)) or any(store.find(KIND, key) is None for key in keys):
-        workers = _workers.setdefault(_run(record), Workers(_devices(plan), _warn))
+        workers = _workers.setdefault(_run(record), Workers(DeviceQueue(record.devices, record.slots), _warn))
         if _run(record) in _stopped:
             workers.kill()
         with Bar(member) as bar:
-            reporter = _Reporter(len(jobs), bar.show)
+            reporter = _Reporter(len(keys), bar.show)
             try:
                 done = workers.train(unit, member, reporter)
             except MemberFailed as error:
@@ -68,12 +65,6 @@ def _run(record: PlanRecord) -> str:
 
 def _warn(text: str) -> None:
     get_run_logger().warning(text)
-
-
-def _devices(plan: Plan) -> DeviceQueue:
-    """The devices, each with its part of the processes that run side by side."""
-    devices = here(resolve(plan.recipe.training.device))
-    return DeviceQueue(devices, slots=-(-processes(plan.recipe) // len(devices)))
 
 
 class _Reporter:

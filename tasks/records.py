@@ -16,7 +16,7 @@ Curve = Sequence[Mapping[str, Any]]
 @dataclass(frozen=True)
 class PlanRecord:
     """Where the plan is, and the names that a flow goes through; ``after`` says which member another one follows,
-    ``rules`` how each target is fused."""
+    ``rules`` how each target is fused, ``devices`` what workers are lent, ``slots`` of them at a time each."""
 
     key: str
     folder: Path
@@ -24,6 +24,8 @@ class PlanRecord:
     targets: tuple[str, ...]
     after: Mapping[str, str]
     rules: Mapping[str, Sequence[Component]] = field(default_factory=dict)
+    devices: tuple[str, ...] = ("cpu",)
+    slots: int = 1
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,13 @@ class Plan:
         names = next(unit.members for unit in self.training_units if member in unit.members)
         training = self.recipe.training
         jobs = {name: self.members[name] for name in names}
-        return UnitJob(store.root, self.data, jobs, training.checkpoint_minutes, training.limits)
+        return UnitJob(
+            store=store.root,
+            data=self.data,
+            members=jobs,
+            checkpoint_minutes=training.checkpoint_minutes,
+            limits=training.limits,
+        )
 
     def fuse_spec(self, target: str) -> FuseSpec:
         recipe = self.recipe
@@ -134,8 +140,10 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
     members = _jobs(recipe, specs, shares)
     training_units = plan_units(members, dataset, store, processes(recipe), recipe.training.stack, recipe.training.tune)
     members = marked(members, training_units)
+    keys = {name: [job.key(dataset) for job in jobs] for name, jobs in members.items()}
     key = content_key(
         recipe=recipe,
+        replicas=keys,
         training_units=training_units,
         data=dataset.fingerprint,
         where=dataset.key,
@@ -156,7 +164,6 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
                 for use in USES
             },
         )
-        keys = {name: [job.key(dataset) for job in jobs] for name, jobs in members.items()}
         meta = {
             name: [{"spec": j.spec, "seed": j.seed, "strategy": j.strategy, "key": keys[name][k]} for k, j in enumerate(jobs)]
             for name, jobs in members.items()
@@ -183,6 +190,12 @@ def processes(recipe: Recipe) -> int:
     training = recipe.training
     device = resolve(training.device)
     return training.processes or (max(1, (os.cpu_count() or 1) // training.threads) if device == "cpu" else len(here(device)))
+
+
+def lent(recipe: Recipe) -> tuple[list[str], int]:
+    """The devices that workers are lent, and how many of them at a time each."""
+    devices = here(resolve(recipe.training.device))
+    return devices, -(-processes(recipe) // len(devices))
 
 
 def _group_column(partition: Component) -> str | None:

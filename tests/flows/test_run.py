@@ -103,6 +103,12 @@ def test_a_run_writes_into_its_home_alone(first_run: Any) -> None:
     assert {path.name for path in first_run.folder.iterdir()} == {"recipe.yaml", "home"}
 
 
+def test_the_command_itself_needs_nothing_that_computes(first_run: Any) -> None:
+    """What plans, trains, fuses, judges, packages and draws is loaded once, in the server that processes are forked from."""
+    assert "flows.train" in first_run.modules
+    assert first_run.modules.isdisjoint({"torch", "torchvision", "sklearn", "matplotlib"})
+
+
 # --------------------------------------------------------------------------------------------------- runs after it
 
 

@@ -13,8 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from fuseline.training.train import Epoch
-from fuseline.training.worker import Progress
+from fuseline.training.messages import Epoch, Progress
 from tasks import artifacts
 from tasks import members as member_tasks
 from tasks.artifacts import Bar, unhindered

@@ -16,9 +16,8 @@ from fuseline.errors import MemberFailed, TrainingError
 from fuseline.plan import Plan
 from fuseline.recipe import Training
 from fuseline.store import Store
+from fuseline.training.messages import Epoch, Progress
 from fuseline.training.supervise import Workers
-from fuseline.training.train import Epoch
-from fuseline.training.worker import Progress
 from tasks import artifacts
 from tasks import members as member_tasks
 from tasks.members import _Reporter, stop, train_member

@@ -9,11 +9,8 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from fuseline.disk import NO_ROOM, NoRoomError
 from fuseline.errors import Ending, FuselineError, NotFiniteError, first_line
-from fuseline.training.checkpoint import Stopped
 
 VMSTAT = Path("/proc/vmstat")
 LOCKS = Path("/proc/locks")
@@ -37,6 +34,8 @@ STOPPED = Failure("stopped", "the run was stopped")
 def raised(error: BaseException, member: str, traces: Path) -> Failure:
     """A member's end by an exception. Of one that fuseline does not raise on purpose the traceback is kept in the folder
     ``traces``."""
+    from fuseline.training.checkpoint import Stopped  # which takes torch: a worker has it, who watches over it has not
+
     if isinstance(error, Stopped):
         return STOPPED
     if isinstance(error, NotFiniteError):
@@ -99,11 +98,13 @@ def _name(number: int) -> str:
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
     """torch raises a plain RuntimeError where a CPU has no memory, or a GPU's libraries have none."""
+    from torch import OutOfMemoryError
+
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     words = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
     told = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return told or isinstance(error, MemoryError | OutOfMemoryError)
 
 
 def _kept(error: BaseException, member: str, folder: Path) -> Path | None:

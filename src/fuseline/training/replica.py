@@ -22,10 +22,9 @@ from fuseline.models.network import Network, NetworkSpec, parameters
 from fuseline.partition import Rows, Share
 from fuseline.store import Store, code_version, content_key, read_json, write_json
 from fuseline.training.checkpoint import FOLDER, Care, Checkpoint, Keeper
+from fuseline.training.messages import KIND, Epoch
 from fuseline.training.strategies import start
-from fuseline.training.train import Epoch, Trained, TrainSpec, load, say_all, train, train_together
-
-KIND = "replica"
+from fuseline.training.train import Trained, TrainSpec, load, say_all, train, train_together
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from fuseline.training.checkpoint import Keeper, Stopped, never, put, tensors
 from fuseline.training.groups import freeze, groups, rest_frozen
 from fuseline.training.halves import halves
 from fuseline.training.material import Inputs, Material, epoch_order, goals
+from fuseline.training.messages import Epoch
 from fuseline.training.mixing import MIXINGS, Mixed, mixed_together
 from fuseline.training.objective import Goal, Objective
 from fuseline.training.optimizers import OPTIMIZERS, outer_apart
@@ -90,18 +91,6 @@ class TrainSpec(Part):
     device: str
     threads: int
     pace: Pace = Pace()
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of a learning curve; ``holdout`` is the loss on the held-out rows, where there are any."""
-
-    epoch: int
-    loss: float
-    holdout: float | None
-    rate: float
-    at: int
-    """When the epoch ended, in milliseconds since 1970."""
 
 
 @dataclass

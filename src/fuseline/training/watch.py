@@ -8,13 +8,16 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Self
 
-from fuseline.apart import CONTEXT, signals_held, warm
+from fuseline.apart import CONTEXT, call, signals_held, warm
 from fuseline.recipe import Limits
 from fuseline.training.ending import Failure, anonymous_bytes, died, oom_kills, waits_for_a_lock
-from fuseline.training.worker import End, Message, Progress, Pulse, UnitJob, work
+from fuseline.training.messages import End, Job, Message, Progress, Pulse
 
 GLANCE = 1.0
 """Seconds between two looks at a worker; what it says is heard at once."""
+
+WORK = "fuseline.training.worker:work"
+"""By name: who watches over it need not load what it takes."""
 
 NAP = 10.0
 """Of the seconds between two looks no more count: if there were more, we were halted ourselves, or busy."""
@@ -30,12 +33,13 @@ class Watched:
         seconds: for how many it was trained in all, those in which it waited for another run that trains the same left out.
     """
 
-    def __init__(self, job: UnitJob, device: str, spent: float = 0.0) -> None:
+    def __init__(self, job: Job, device: str, spent: float = 0.0) -> None:
         self.seconds, self._limits = spent, job.limits
         self._silent, self._steps = 0.0, 0
         self._oom_kills = oom_kills()
         self._pipe, theirs = CONTEXT.Pipe()
-        self._process = CONTEXT.Process(target=work, args=(theirs, job, device), name=f"fuseline {' '.join(job.members)[:40]}")
+        name = f"fuseline {' '.join(job.members)[:40]}"
+        self._process = CONTEXT.Process(target=call, args=(WORK, theirs, job, device), name=name)
         with signals_held():
             warm()
             self._process.start()

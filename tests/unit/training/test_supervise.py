@@ -18,15 +18,16 @@ import numpy as np
 import psutil
 import pytest
 
-from fuseline.devices import DeviceQueue
 from fuseline.errors import MemberFailed, TrainingError
 from fuseline.plan import Plan
 from fuseline.recipe import Limits
 from fuseline.store import Store
 from fuseline.training import ending, watch
-from fuseline.training.replica import KIND, ReplicaJob, train_into
+from fuseline.training.messages import KIND, Progress
+from fuseline.training.queue import DeviceQueue
+from fuseline.training.replica import ReplicaJob, train_into
 from fuseline.training.supervise import Done, Workers
-from fuseline.training.worker import Progress, UnitJob
+from fuseline.training.worker import UnitJob
 
 Planned = Callable[..., tuple[Plan, Store]]
 ONCE = Limits(retries=0)

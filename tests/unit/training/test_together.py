@@ -16,10 +16,11 @@ from fuseline.errors import TrainingError
 from fuseline.models.network import Branch, Network
 from fuseline.partition import Share
 from fuseline.training.checkpoint import Care, Checkpoint, Keeper, Stopped
+from fuseline.training.messages import Epoch
 from fuseline.training.mixing import MIXINGS
 from fuseline.training.objective import Objective
 from fuseline.training.optimizers import OPTIMIZERS
-from fuseline.training.train import Epoch, Trained, Trainer, TrainSpec, stacking, train, train_together
+from fuseline.training.train import Trained, Trainer, TrainSpec, stacking, train, train_together
 
 DatasetOf = Callable[..., Dataset]
 SpecOf = Callable[..., TrainSpec]

@@ -22,9 +22,10 @@ from fuseline.errors import NotFiniteError, TrainingError
 from fuseline.models.network import Network
 from fuseline.partition import Share
 from fuseline.training.checkpoint import Care, Checkpoint, Keeper
+from fuseline.training.messages import Epoch
 from fuseline.training.optimizers import OPTIMIZERS
 from fuseline.training.schedules import SCHEDULES
-from fuseline.training.train import Epoch, Start, Trained, TrainSpec, load, say_all, train
+from fuseline.training.train import Start, Trained, TrainSpec, load, say_all, train
 
 CPU = torch.device("cpu")
 ROWS = Share(np.arange(40), np.arange(40, 60))

@@ -18,10 +18,10 @@ from fuseline.errors import MemberFailed
 from fuseline.recipe import Limits
 from fuseline.store import locked
 from fuseline.training import watch
-from fuseline.training.replica import KIND
+from fuseline.training.messages import KIND, End, Progress
 from fuseline.training.supervise import Done
 from fuseline.training.watch import Watched
-from fuseline.training.worker import End, Progress, UnitJob
+from fuseline.training.worker import UnitJob
 
 Planned = Callable[..., Any]
 
