@@ -43,20 +43,19 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from fuseline.bank import BankedMember, build_bank
 from fuseline.data.dataset import Dataset
-from fuseline.devices import DeviceQueue, here, resolve
 from fuseline.errors import FuselineError
 from fuseline.evaluation.intervals import Interval, Scores, independent_rows, interval, paired_gain, resamples, score
 from fuseline.evaluation.metrics import Predicted
 from fuseline.evaluation.report import evaluate
 from fuseline.fusion.fuse import fuse_target
-from fuseline.plan import Plan, make_plan, processes
+from fuseline.plan import Plan, lent, make_plan
 from fuseline.recipe import load_recipe
 from fuseline.seeding import EVALUATION, stream
 from fuseline.store import Store, home
 from fuseline.threads import limited_to
-from fuseline.training.replica import KIND
+from fuseline.training.messages import KIND, Progress
+from fuseline.training.queue import DeviceQueue
 from fuseline.training.supervise import Workers
-from fuseline.training.worker import Progress
 
 Floats = NDArray[np.floating[Any]]
 
@@ -128,8 +127,7 @@ class Line:
 
 def train(plan: Plan, store: Store) -> list[BankedMember]:
     """Train every unit of members in a worker process of its own, as many side by side as the recipe or the machine allows."""
-    devices = here(resolve(plan.recipe.training.device))
-    workers = Workers(DeviceQueue(devices, slots=-(-processes(plan.recipe) // len(devices))))
+    workers = Workers(DeviceQueue(*lent(plan.recipe)))
     futures: dict[str, Future[int]] = {}
 
     def after_its_predecessor(name: str) -> int:

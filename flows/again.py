@@ -25,9 +25,9 @@ def train_again(recipe: Recipe, lineage: Lineage) -> dict[str, Any]:
     with stages("plan"):
         plan = find_plan(lineage)
     with heeded_still(), locked(home() / "locks" / f"run-{plan.key}.lock", stages.waiting):
-        with stages("track"):
-            run = start_run(plan)
         try:
+            with stages("track"):
+                run = start_run(plan)
             with stages("train"):
                 members = [find_member(lineage, member).result() for member in plan.members]
             with stages("track"):
@@ -50,8 +50,9 @@ def train_again(recipe: Recipe, lineage: Lineage) -> dict[str, Any]:
                 made = [bank, *fused, report, packaged]
                 finish_run(plan, run, members, report, made, {**result, "timing": stages.seconds})
         except BaseException as error:
-            fail_run(run, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
+            fail_run(plan, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
     with stages("track"):
         told = delivered(run)
-    return {**summary.tracked(result, told.run_id, told.registered, bool(told.waiting)), "timing": stages.seconds}
+    known = summary.tracked(result, told.run_id, told.registered, bool(told.waiting), told.refused)
+    return {**known, "timing": stages.seconds}

@@ -25,7 +25,7 @@ HEADLINE = ("accuracy", "subset_accuracy", "log_loss", "rmse", "pinball", "cover
 def show_summary(summary: dict[str, Any], console: Console) -> None:
     """The leaderboard of each target, the version registered, and how to see the run."""
     for target, chosen in summary["best"].items():
-        members = [(m["name"], m["status"], m["metrics"][target]) for m in summary["members"] if m["status"] != "failed"]
+        members = [(m["name"], m["status"], m["metrics"].get(target, {})) for m in summary["members"]]
         rules = [(c["rule"], "fusion", c["metrics"][target]) for c in summary["candidates"] if target in c["metrics"]]
         metrics = _headline(rules[0][2])
         table = Table(title=f"{summary['recipe']}: {target} on the test rows", title_justify="left")
@@ -34,7 +34,8 @@ def show_summary(summary: dict[str, Any], console: Console) -> None:
         for name in metrics:
             table.add_column(name, justify="right", no_wrap=True)
         for name, status, scores in members:
-            table.add_row(name, status, *(_score(scores[m]) for m in metrics), style="dim")
+            cells = (_score(scores[m]) if m in scores else "–" for m in metrics)
+            table.add_row(name, status, *cells, style="red" if status == "failed" else "dim")
         table.add_section()
         for name, kind, scores in rules:
             mark, style = ("▶ ", "bold") if name == chosen else ("  ", None)
@@ -55,10 +56,11 @@ def _show_ending(summary: Mapping[str, Any], console: Console) -> None:
     counts = [f"{summary[state]} {state}" for state in ("trained", "reused", "failed") if state != "failed" or summary[state]]
     console.print(f"members: {', '.join(counts)}; run {summary['run_id'] or 'not in MLflow yet'}", highlight=False)
     if summary["tracking"] == "waiting":
-        text = f"MLflow can't be reached; its records wait on disk until the next run or [bold]{_command()} reconcile[/bold]"
+        text = f"MLflow is not told all of it yet; the rest waits on disk for the next run or [bold]{_command()} reconcile[/bold]"
         console.print(f"[yellow]{text}[/yellow]", highlight=False, soft_wrap=True)
     else:
         console.print(f"see it in MLflow: [bold]{_command()} ui[/bold]", highlight=False)
+    _show_refused(summary["refused"], console)
 
 
 def show_mended(mended: Mapping[str, Any], console: Console) -> None:
@@ -68,9 +70,17 @@ def show_mended(mended: Mapping[str, Any], console: Console) -> None:
     for name in mended["mlflow"]:
         console.print(f"MLflow: the run of {name} was killed", highlight=False)
     if mended["waiting"]:
-        console.print(f"[yellow]{mended['waiting']} records wait: MLflow can't be reached[/yellow]", highlight=False)
+        console.print(f"[yellow]{mended['waiting']} records wait: MLflow can't be told of them now[/yellow]", highlight=False)
+    _show_refused(mended["refused"], console)
     if not any(mended.values()):
         console.print("all records are true")
+
+
+def _show_refused(count: int, console: Console) -> None:
+    """How much MLflow will never know, and where it is."""
+    if count:
+        text = f"MLflow refused {count} of the records; what and why stands in $FUSELINE_HOME/spool/refused.jsonl"
+        console.print(f"[red]{text}[/red]", highlight=False, soft_wrap=True)
 
 
 def show_garbage(tallies: Sequence[Tally], removed: bool, console: Console) -> None:
@@ -158,13 +168,22 @@ def show_components(families: Mapping[str, Sequence[Entry]], console: Console) -
 def show_runs(runs: list[dict[str, Any]], console: Console) -> None:
     """One line per run and target, with its first two headline metrics; ``--json`` has the runs' ids too."""
     table = Table()
-    for column in ("started", "version", "target", "rule", "on the test rows"):
+    for column in ("started", "version", "members", "target", "rule", "on the test rows"):
         table.add_column(column, no_wrap=column != "on the test rows")
     for run in runs:
         for target, part in run["targets"].items():
             scores = ", ".join(f"{name} {_score(part['metrics'][name])}" for name in _headline(part["metrics"]))
-            table.add_row(run["started"], run["version"], target, part["rule"], scores)
+            table.add_row(run["started"], run["version"], _members(run["members"]), target, part["rule"], scores)
     console.print(table)
+
+
+def _members(counts: Mapping[str, int]) -> str:
+    """
+    >>> _members({"trained": 2, "reused": 1, "failed": 0}), _members({"trained": 2, "reused": 0, "failed": 1})
+    ('3', '2 of 3')
+    """
+    total = sum(counts.values())
+    return f"{total - counts['failed']} of {total}" if counts["failed"] else f"{total}"
 
 
 def _headline(metrics: dict[str, Any]) -> list[str]:

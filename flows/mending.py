@@ -5,20 +5,21 @@ Runs carry the tag ``fuseline`` and one that names the process that they belong 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from prefect import tags
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
-    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
     TaskRunFilter,
     TaskRunFilterState,
     TaskRunFilterStateType,
+    TaskRunFilterTags,
 )
 from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
@@ -27,6 +28,12 @@ from flows import owner
 
 TAG, OWNER = "fuseline", "process "
 UNENDED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED]
+UNENDED_RUNS = FlowRunFilter(
+    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNENDED)), tags=FlowRunFilterTags(all_=[TAG])
+)
+UNENDED_TASKS = TaskRunFilter(
+    state=TaskRunFilterState(type=TaskRunFilterStateType(any_=UNENDED)), tags=TaskRunFilterTags(all_=[TAG])
+)
 DIED = "Its process died."
 
 
@@ -38,21 +45,24 @@ def owned() -> Iterator[None]:
 
 
 def mend_prefect() -> list[str]:
-    """Let the flow runs of dead processes, with their tasks, end as crashed; their names."""
+    """Let the flow runs of dead processes end as crashed, and their tasks, also those that outlived their flow; the flow runs'
+    names."""
     with get_client(sync_client=True) as client:
-        states = FlowRunFilterState(type=FlowRunFilterStateType(any_=UNENDED))
-        wanted = FlowRunFilter(state=states, tags=FlowRunFilterTags(all_=[TAG]))
-        dead = [run for run in client.read_flow_runs(flow_run_filter=wanted) if _is_dead(run.tags)]
+        dead = [run for run in _all(client.read_flow_runs, flow_run_filter=UNENDED_RUNS) if _is_dead(run.tags)]
+        for task in _all(client.read_task_runs, task_run_filter=UNENDED_TASKS):
+            if _is_dead(task.tags):
+                client.set_task_run_state(task.id, Crashed(message=DIED), force=True)
         for run in dead:
-            _end_tasks(client, FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
             client.set_flow_run_state(run.id, Crashed(message=DIED), force=True)
         return [run.name for run in dead]
 
 
-def _end_tasks(client: SyncPrefectClient, flow_run: FlowRunFilter) -> None:
-    states = TaskRunFilterState(type=TaskRunFilterStateType(any_=UNENDED))
-    for task in client.read_task_runs(flow_run_filter=flow_run, task_run_filter=TaskRunFilter(state=states)):
-        client.set_task_run_state(task.id, Crashed(message=DIED), force=True)
+def _all(read: Callable[..., list[Any]], **wanted: Any) -> list[Any]:
+    """What a server gives page by page."""
+    found: list[Any] = []
+    while page := read(**wanted, sort="ID_DESC", offset=len(found)):
+        found += page
+    return found
 
 
 def _is_dead(its_tags: list[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -17,8 +18,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from flows.boards import show_units
 from flows.server import wait_until_up
 from fuseline.apart import apart, warm
+from fuseline.errors import first_line
 from fuseline.recipe import Recipe
 from fuseline.store import Store, read_json
+
+logger = logging.getLogger(__name__)
 
 MENDING = 5.0
 """Seconds for which the end of a run waits for records of earlier ones to be mended."""
@@ -29,10 +33,10 @@ def run_train(recipe: Recipe, address: str, console: Console) -> dict[str, Any]:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with without_collector():  # all that takes time goes here: the server starts meanwhile
         job = _prepare(recipe, console)
-        from flows.mending import mend_prefect, owned
+        from flows.mending import owned
         from tasks.progress import listening
     wait_until_up(address)
-    mending = threading.Thread(target=mend_prefect, daemon=True)  # what an earlier process left behind; the run needn't wait
+    mending = threading.Thread(target=_mend_if_possible, daemon=True)  # what an earlier process left behind; the run needn't wait
     mending.start()
     console.print(f"[dim]{recipe.name}: Prefect's page is {address.removesuffix('/api')} while this runs[/dim]", highlight=False)
     try:
@@ -51,7 +55,17 @@ def mend(address: str) -> dict[str, Any]:
     wait_until_up(address)
     crashed, mended = mend_prefect(), reconcile()
     dead = [owner.recipe for owner in mended.dead]
-    return {"prefect": crashed, "mlflow": dead, "delivered": mended.delivered, "waiting": mended.waiting}
+    counts = {"delivered": mended.delivered, "waiting": mended.waiting, "refused": mended.refused}
+    return {"prefect": crashed, "mlflow": dead, **counts}
+
+
+def _mend_if_possible() -> None:
+    from flows.mending import mend_prefect
+
+    try:
+        mend_prefect()
+    except Exception as error:  # the next start or reconcile does it
+        logger.warning("what earlier runs have left behind in Prefect is not mended now: %s", first_line(error))
 
 
 def _prepare(recipe: Recipe, console: Console) -> Callable[[], dict[str, Any]]:

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from fuseline.errors import FuselineError
 from fuseline.store import home
@@ -22,6 +23,9 @@ PATIENCE = 120.0
 
 IDLE = ("FOREMAN", "LATE_RUNS", "PAUSE_EXPIRATIONS", "SCHEDULER", "TRIGGERS")
 """Services without work in a server that lives as long as one run: no deployment is due, and no worker is waited for."""
+
+END = signal.SIGINT
+"""The signal that ends the server in order."""
 
 
 @contextmanager
@@ -53,14 +57,14 @@ def prefect_server() -> Iterator[str]:
             stdout=out,
             stderr=out,
             start_new_session=True,  # Ctrl-C is for us: the server must outlive the flow's last message
-            preexec_fn=die_with_parent,
+            preexec_fn=partial(_die_with, os.getpid()),
         )
     os.environ["PREFECT_API_URL"] = address
     try:
         yield address
     finally:
         del os.environ["PREFECT_API_URL"]
-        process.terminate()
+        process.send_signal(END)
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
@@ -91,6 +95,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when our parent dies, however it dies."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+def _die_with(parent: int) -> None:
+    """Let nobody but our parent end this process: not somebody who sends SIGTERM to all processes. The kernel ends it
+    when the parent dies, however it dies."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    signal.signal(END, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(1, END)
+    if os.getppid() != parent:  # it died before that
+        os._exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -15,7 +16,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.server import die_with_parent
 from fuseline.errors import FuselineError
 from fuseline.tracking.settings import load_settings
 from fuseline.tracking.versions import fetch
@@ -42,7 +42,7 @@ def serve(model: str, port: int, console: Console) -> None:
             env={**os.environ, **ENVIRONMENT, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"},
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for us, and the whole group of it ends with us
-            preexec_fn=die_with_parent,
+            preexec_fn=_die_with_parent,
         )
         try:
             _wait_until_up(process, port)
@@ -81,3 +81,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when our parent dies, however it dies."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -9,6 +9,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.signals import heeded_still
 from flows.stages import Stages
+from fuseline.disk import NoRoomError
 from fuseline.errors import MemberFailed, TrainingError
 from fuseline.recipe import Recipe
 from fuseline.report import summary
@@ -37,9 +38,9 @@ def train(recipe: Recipe) -> dict[str, Any]:
     with stages("plan"):
         plan = plan_run(recipe)
     with heeded_still(), locked(home() / "locks" / f"run-{plan.key}.lock", stages.waiting):
-        with stages("track"):
-            run = start_run(plan)
         try:
+            with stages("track"):
+                run = start_run(plan)
             futures = submitted(plan)
             with stages("track"):  # while the members are being trained
                 track_plan(plan, run)
@@ -70,11 +71,12 @@ def train(recipe: Recipe) -> dict[str, Any]:
                 finish_run(plan, run, members, report, made, {**result, "timing": stages.seconds})
         except BaseException as error:
             stop(plan, PATIENCE)
-            fail_run(run, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
+            fail_run(plan, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
     with stages("track"):
         told = delivered(run)
-    return {**summary.tracked(result, told.run_id, told.registered, bool(told.waiting)), "timing": stages.seconds}
+    known = summary.tracked(result, told.run_id, told.registered, bool(told.waiting), told.refused)
+    return {**known, "timing": stages.seconds}
 
 
 def submitted(plan: PlanRecord) -> dict[str, Any]:
@@ -87,10 +89,16 @@ def submitted(plan: PlanRecord) -> dict[str, Any]:
 
 
 def outcome(future: Any, member: str) -> MemberRecord | FailedMember:
-    """What a member's task ended with; a member that could not be trained does not keep its siblings from finishing."""
+    """What a member's task ended with; a member that could not be trained does not keep its siblings from finishing.
+
+    Raises:
+        NoRoomError: the disk is full, which is no member's fault.
+    """
     try:
         done: MemberRecord = future.result()
     except MemberFailed as error:
+        if error.kind == "no room":
+            raise NoRoomError(error.reason) from None
         return FailedMember(member, error.reason, error.kind, error.attempts, error.curves)
     return done
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
-from uuid import UUID
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from fuseline.devices import DeviceQueue, here, resolve
 from fuseline.errors import MemberFailed
-from fuseline.plan import Plan, processes
+from fuseline.planned import Planned
 from fuseline.store import Store
-from fuseline.training.replica import KIND
+from fuseline.training.messages import KIND, Epoch, Progress
+from fuseline.training.queue import DeviceQueue
 from fuseline.training.supervise import Done, Workers
-from fuseline.training.train import Epoch
-from fuseline.training.worker import Progress
+from tasks.artifacts import Bar
 from tasks.progress import tell
 from tasks.records import MemberRecord, PlanRecord
 
@@ -33,21 +31,21 @@ _stopped: set[str] = set()
 @task(name="train member", task_run_name="train {member}", cache_policy=NO_CACHE, persist_result=False)
 def train_member(record: PlanRecord, member: str) -> Any:
     """Train the member's replicas that the store lacks, with a progress artifact; ends as ``Reused`` if it lacks none."""
-    plan, store = Plan.open(record.folder), Store()
-    jobs = plan.members[member]
-    keys = tuple(job.key(plan.dataset) for job in jobs)
+    plan, store = Planned.open(record.folder), Store()
+    keys = tuple(replica.key for replica in plan.members[member])
     unit, workers = plan.job(member, store), _workers.get(_run(record))
     done = Done(0, 1)
     if (workers is not None and workers.started(unit)) or any(store.find(KIND, key) is None for key in keys):
-        workers = _workers.setdefault(_run(record), Workers(_devices(plan), _warn))
+        workers = _workers.setdefault(_run(record), Workers(DeviceQueue(record.devices, record.slots), _warn))
         if _run(record) in _stopped:
             workers.kill()
-        reporter = _Reporter(member)
-        try:
-            done = workers.train(unit, member, reporter)
-        except MemberFailed as error:
-            error.curves = reporter.curves()
-            raise
+        with Bar(member) as bar:
+            reporter = _Reporter(len(keys), bar.show)
+            try:
+                done = workers.train(unit, member, reporter)
+            except MemberFailed as error:
+                error.curves = reporter.curves()
+                raise
     made = MemberRecord(member, keys, tuple(store.path(KIND, key) for key in keys), done.trained, done.attempts)
     return made if made.trained else Completed(name="Reused", data=made)
 
@@ -69,31 +67,18 @@ def _warn(text: str) -> None:
     get_run_logger().warning(text)
 
 
-def _devices(plan: Plan) -> DeviceQueue:
-    """The devices, each with its part of the processes that run side by side."""
-    devices = here(resolve(plan.recipe.training.device))
-    return DeviceQueue(devices, slots=-(-processes(plan.recipe) // len(devices)))
-
-
 class _Reporter:
-    """Passes progress on, and to Prefect at most once per percent."""
+    """Passes the progress of a member with so many replicas on, shows its percents, and keeps its epochs."""
 
-    def __init__(self, member: str) -> None:
-        self.artifact = create_progress_artifact(
-            progress=0.0, key=f"train-{member}".lower().replace("_", "-"), description=member
-        )
-        self.told = 0.0
-        self.heard: dict[int, dict[int, Epoch]] = {}
+    def __init__(self, replicas: int, show: Callable[[float], None]) -> None:
+        self.show = show
+        self.heard: list[dict[int, Epoch]] = [{} for _ in range(replicas)]
 
     def __call__(self, progress: Progress) -> None:
         tell(progress)
-        self.heard.setdefault(progress.replica, {})[progress.epoch.epoch] = progress.epoch  # another attempt says some again
-        done = 100 * sum(max(epochs) for epochs in self.heard.values()) / progress.epochs / progress.replicas
-        if done - self.told >= 1 or done == 100:
-            self.told = done
-            if isinstance(self.artifact, UUID):
-                update_progress_artifact(self.artifact, progress=done)
+        self.heard[progress.replica][progress.epoch.epoch] = progress.epoch  # another attempt says some again
+        self.show(100 * sum(max(epochs, default=0) for epochs in self.heard) / progress.epochs / progress.replicas)
 
     def curves(self) -> list[list[dict[str, Any]]]:
-        """The epochs of each replica, the first one first."""
-        return [[asdict(epoch) for _, epoch in sorted(epochs.items())] for _, epochs in sorted(self.heard.items())]
+        """The epochs that each replica came to the end of, the first replica first; of one that was not begun there are none."""
+        return [[asdict(epoch) for _, epoch in sorted(epochs.items())] for epochs in self.heard]

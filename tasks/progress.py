@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fuseline.training.worker import Progress
+    from fuseline.training.messages import Progress
 
 Listener = Callable[["Progress"], None]
 

@@ -16,7 +16,7 @@ Curve = Sequence[Mapping[str, Any]]
 @dataclass(frozen=True)
 class PlanRecord:
     """Where the plan is, and the names that a flow goes through; ``after`` says which member another one follows,
-    ``rules`` how each target is fused."""
+    ``rules`` how each target is fused, ``devices`` what workers are lent, ``slots`` of them at a time each."""
 
     key: str
     folder: Path
@@ -24,6 +24,8 @@ class PlanRecord:
     targets: tuple[str, ...]
     after: Mapping[str, str]
     rules: Mapping[str, Sequence[Component]] = field(default_factory=dict)
+    devices: tuple[str, ...] = ("cpu",)
+    slots: int = 1
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class MemberRecord:
 @dataclass(frozen=True)
 class FailedMember:
     """A member that could not be trained, and why; ``kind`` is one of :data:`fuseline.errors.Ending`, ``curves`` are the epochs
-    of each replica that came to an end in this run."""
+    that each of its replicas came to the end of in this run."""
 
     name: str
     reason: str

@@ -25,8 +25,9 @@ from fuseline.store import Store, code_version, content_key, read_json
 from fuseline.tracking import leftovers, tags
 from fuseline.tracking.deliver import PATIENCE, Told, deliverer, without_secrets
 from fuseline.tracking.records import Data, Start, Status, now
-from fuseline.tracking.spool import opened
+from fuseline.tracking.spool import held_of, opened
 from fuseline.tracking.spool import start_run as start_spool
+from tasks.artifacts import unhindered
 from tasks.records import Curve, FailedMember, MemberRecord, PlanRecord, RunRecord, StageRecord
 
 logger = logging.getLogger(__name__)
@@ -160,18 +161,14 @@ def finish_run(
         metrics |= {f"uncertainty/{target}/{n}": v for n, v in numbers["targets"][target]["uncertainty"].items()}
         metrics |= {f"diversity/{target}/{n}": v for n, v in numbers["targets"][target]["diversity"]["mean"].items()}
     metrics |= {f"seconds/{stage}": s for stage, s in summary["timing"].items()}
-    metrics |= {"members_trained": summary["trained"], "members_reused": summary["reused"]}
+    metrics |= {f"members_{status}": summary[status] for status in ("trained", "reused", "failed")}
     pictures, shares = _pictures(members, report), _partition_pictures(record)
     drawn: dict[str, Path | str] = {file.name: file for file in pictures.glob("*.png")}
     data = Planned.open(record.folder).data
     folders = [*(stage.folder for stage in made), report.folder, pictures, shares]
     entries = dict.fromkeys([("plan", record.key), ("data", data), *((folder.parent.name, folder.name) for folder in folders)])
-    rows = [
-        {"target": target, "rule": c["rule"], **{n: s["value"] for n, s in c["metrics"][target].items()}}
-        for c in summary["candidates"]
-        for target in c["metrics"]
-    ]
-    create_table_artifact(rows, key="leaderboard", description=f"{run.recipe}: fusion rules on the test rows")
+    with unhindered("the leaderboard"):
+        create_table_artifact(_leaderboard(summary), key="leaderboard", description=f"{run.recipe}: scores on the test rows")
     spool.tell(
         run.run_id,
         metrics=metrics,
@@ -185,15 +182,30 @@ def finish_run(
     )
 
 
-def fail_run(run: RunRecord, reason: str, status: Status = "FAILED") -> None:
-    """The parent run ends as failed or killed, and says why, unless it has ended before; MLflow is told."""
-    spool = opened(run.run_id)
+def _leaderboard(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row per target and member or fusion rule; failed members say why in the place of scores."""
+    every = [(m["name"], m["status"], m["metrics"]) for m in summary["members"] if m["status"] != "failed"]
+    every += [(c["rule"], "fusion", c["metrics"]) for c in summary["candidates"]]
+    rows = [
+        {"target": target, "name": name, "status": status, **{metric: score["value"] for metric, score in scores.items()}}
+        for name, status, targets in every
+        for target, scores in targets.items()
+    ]
+    failed = [m for m in summary["members"] if m["status"] == "failed"]
+    return [*rows, *({"target": "", "name": m["name"], "status": f"failed: {m['reason']}"} for m in failed)]
+
+
+def fail_run(record: PlanRecord, reason: str, status: Status = "FAILED") -> None:
+    """The parent run ends as failed or killed, and says why, if it has begun and not ended before; MLflow is told."""
+    spool = held_of(record.key)
+    if spool is None:
+        return
     try:
-        if run.run_id not in spool.ends:
-            spool.tell(run.run_id, tags={tags.REASON: reason}, end=status)
+        if spool.is_going:
+            spool.tell(spool.run, tags={tags.REASON: reason}, end=status)
     except (OSError, FuselineError) as error:  # what ended the run shall be seen, not this
         logger.warning("the end of the run could not be recorded: %s", error)
-    delivered(run)
+    delivered(RunRecord(spool.run, spool.owner.recipe))
 
 
 def delivered(run: RunRecord, patience: float = PATIENCE) -> Told:
@@ -206,7 +218,8 @@ def delivered(run: RunRecord, patience: float = PATIENCE) -> Told:
     address = its.settings.server.mlflow_tracking_uri
     if spool.ends.get(run.run_id) == "FINISHED" and told.run_id is not None and address.startswith("http"):
         page = f"{without_secrets(address).rstrip('/')}/#/experiments/{told.experiment}/runs/{told.run_id}"
-        create_link_artifact(page, key="mlflow-run")
+        with unhindered("the way to MLflow"):
+            create_link_artifact(page, key="mlflow-run")
     return told
 
 

@@ -18,7 +18,8 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((i for i, place in enumerate(order) if item.nodeid.startswith(place)), len(order)))
 
 
+SPY = """
+import atexit, json, os, pathlib, sys
+if getattr(sys, "orig_argv", [""] * 2)[1].endswith("fuseline"):
+    atexit.register(lambda: pathlib.Path(os.environ["MODULES"]).write_text(json.dumps(list(sys.modules))))
+"""
+
+
 @dataclass(frozen=True)
 class Finished:
     """A command that has ended."""
@@ -148,6 +156,8 @@ class Ran:
     plan: Path
     sizes: Mapping[str, int]
     """The plan's folder, and the files in the home when it had ended: later runs may add to it."""
+    modules: frozenset[str] = frozenset()
+    """What its process had loaded in the end, where somebody looked."""
 
     @property
     def summary(self) -> Any:
@@ -271,10 +281,13 @@ def command(environment: Callable[..., dict[str, str]]) -> Callable[..., Finishe
 def first_run(
     tmp_path_factory: pytest.TempPathFactory, recipe_file: Callable[..., Path], command: Callable[..., Finished]
 ) -> Ran:
-    """One real run, with a Prefect server of its own."""
-    folder = tmp_path_factory.mktemp("wine")
-    recipe = recipe_file(folder)
-    return ran(folder, recipe, command)
+    """One real run, with a Prefect server of its own. In the end its process writes down which modules it has loaded."""
+    folder, spy = tmp_path_factory.mktemp("wine"), tmp_path_factory.mktemp("spy")
+    (spy / "sitecustomize.py").write_text(SPY)
+    path = os.pathsep.join(filter(None, [str(spy), os.environ.get("PYTHONPATH")]))
+    watched = partial(command, PYTHONPATH=path, MODULES=str(spy / "modules.json"))
+    done = ran(folder, recipe_file(folder), watched)
+    return replace(done, modules=frozenset(json.loads((spy / "modules.json").read_text())))
 
 
 @pytest.fixture(scope="session")

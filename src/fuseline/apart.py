@@ -16,7 +16,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
-from fuseline.errors import FuselineError
+from fuseline.errors import ProcessDied
 
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = ["fuseline.stages", "fuseline.training.worker", "torch._dynamo", "flows.cli"]
@@ -50,7 +50,7 @@ def apart(function: str, *args: Any) -> Any:
     """What a function gives that is named as ``module:function``.
 
     Raises:
-        FuselineError: its process ended without a word.
+        ProcessDied: its process ended without a word.
         Exception: what the function raised.
     """
     ours, theirs = CONTEXT.Pipe()
@@ -63,7 +63,7 @@ def apart(function: str, *args: Any) -> Any:
         done, result = ours.recv()
     except EOFError:
         process.join()
-        raise FuselineError(f"{function.partition(':')[2]}: {ending(process.exitcode)}.") from None
+        raise ProcessDied(f"{function.partition(':')[2]}: {ending(process.exitcode)}.") from None
     finally:
         process.kill()
         process.join()
@@ -73,10 +73,20 @@ def apart(function: str, *args: Any) -> Any:
     raise result
 
 
+def call(function: str, *args: Any) -> Any:
+    """Call a function that is named as ``module:function``, in this process.
+
+    >>> call("math:gcd", 6, 4)
+    2
+    """
+    module, _, name = function.partition(":")
+    return getattr(import_module(module), name)(*args)
+
+
 def ending(code: int | None) -> str:
     """How a process ended that said nothing, by its exit code."""
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
+        name = next((its.name for its in signal.Signals if its == -code), f"signal {-code}")  # real-time ones have no names
         return f"its process was killed by {name}" + (", as the kernel does when memory runs out" if name == "SIGKILL" else "")
     return f"its process ended without a word (code {code})"
 
@@ -99,9 +109,8 @@ def _call(connection: Connection, environment: dict[str, str], function: str, ar
     end_with(connection)
     os.environ.clear()
     os.environ.update(environment)  # the server's is as old as itself
-    module, _, name = function.partition(":")
     try:
-        said = (True, getattr(import_module(module), name)(*args))
+        said = (True, call(function, *args))
     except Exception as error:
         said = (False, error)
     connection.send(said)

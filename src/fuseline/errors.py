@@ -8,14 +8,16 @@ FuselineError            anything that fuseline itself says no to
 ├── TrainingError        a member could not be trained: names the member and why
 │   ├── NotFiniteError   its loss is no longer finite
 │   └── MemberFailed     how a member's training ended in a run, after all attempts
-└── PackageError         a package can't be trusted or read
+├── PackageError         a package can't be trusted or read
+└── ProcessDied          a process that was to compute something ended without a word; another one may not
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-Ending = Literal["out of memory", "killed", "raised", "hung", "timed out", "not finite", "stopped"]
-"""The kinds of ends that training can come to before its time. ``killed`` is any process that ended without a word."""
+Ending = Literal["out of memory", "killed", "raised", "hung", "timed out", "not finite", "no room", "stopped"]
+"""The kinds of ends that training can come to before its time. ``killed`` is any process that ended without a word;
+``no room``, a full disk, ends the whole run."""
 
 
 class FuselineError(Exception):
@@ -53,7 +55,7 @@ class MemberFailed(TrainingError):  # noqa: N818 (it says what has happened)
         super().__init__(member, reason, kind, attempts)  # so that it can be pickled
         self.member, self.reason, self.kind, self.attempts = member, reason, kind, attempts
         self.curves: Sequence[Sequence[Mapping[str, Any]]] = ()
-        """The epochs of each replica that came to an end, where somebody listened."""
+        """The epochs that each replica came to the end of, where somebody listened; of one that was not begun there are none."""
 
     def __str__(self) -> str:
         return f"member {self.member!r}: {self.reason}"
@@ -61,6 +63,10 @@ class MemberFailed(TrainingError):  # noqa: N818 (it says what has happened)
 
 class PackageError(FuselineError):
     """A packaged ensemble can't be trusted or read."""
+
+
+class ProcessDied(FuselineError):  # noqa: N818 (it says what has happened)
+    """A process that was to compute something ended without a word, as when memory runs out; another one may come to its end."""
 
 
 def first_line(error: BaseException) -> str:

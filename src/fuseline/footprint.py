@@ -17,7 +17,8 @@ from fuseline.fusion.rules import needs
 from fuseline.models.network import NetworkSpec, blank
 from fuseline.plan import Plan, processes
 from fuseline.store import Store, read_json
-from fuseline.training.replica import KIND, ReplicaJob, size
+from fuseline.training.messages import KIND
+from fuseline.training.replica import ReplicaJob, size
 
 CHECKPOINT = 6
 """A checkpoint holds a network and what its optimizer knows, three times its numbers; an old one goes when the new one stands."""

@@ -208,7 +208,8 @@ class Training(Part):
     Attributes:
         min_members: the ensemble goes on without members that have failed if so many are left; half of them, rounded up, where
             nothing is said.
-        checkpoint_minutes: inside an epoch a checkpoint is saved so often; at its end anyway.
+        checkpoint_minutes: inside an epoch a checkpoint is saved so often; at the ends of epochs too, unless they are so short
+            that saving would take a twentieth of the time.
     """
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")

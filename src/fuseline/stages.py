@@ -7,20 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pandas as pd
-from numpy.typing import NDArray
 
 from fuseline.bank import Bank, BankedMember, build_bank
-from fuseline.component import Component
 from fuseline.evaluation.report import evaluate
 from fuseline.footprint import require_room
 from fuseline.fusion.fuse import FusedTarget, fuse_target
 from fuseline.package.batch import predict_file
 from fuseline.package.build import build_package
 from fuseline.package.predicted import Predicted
-from fuseline.plan import Plan, make_plan
+from fuseline.plan import Plan, lent, make_plan
+from fuseline.planned import PlanMade
 from fuseline.recipe import Recipe
 from fuseline.report.plots import draw_all, draw_partition
 from fuseline.report.summary import below_floor, finite
@@ -31,23 +27,13 @@ Made = tuple[Path, bool]
 """A stage's folder in the store, and whether it was there already."""
 
 
-class PlanMade(NamedTuple):
-    """A plan, and the names that a flow goes through: see :class:`tasks.records.PlanRecord`."""
-
-    key: str
-    folder: Path
-    members: tuple[str, ...]
-    targets: tuple[str, ...]
-    after: Mapping[str, str]
-    rules: Mapping[str, Sequence[Component]]
-
-
 def plan(recipe: Recipe) -> PlanMade:
     """See :func:`fuseline.plan.make_plan`."""
     made, folder = make_plan(recipe, Store())
     require_room(made, Store())
     rules = {target: made.fuse_spec(target).rules for target in recipe.targets}
-    return PlanMade(made.key, folder, tuple(made.members), tuple(recipe.targets), made.after, rules)
+    devices, slots = lent(recipe)
+    return PlanMade(made.key, folder, tuple(made.members), tuple(recipe.targets), made.after, rules, tuple(devices), slots)
 
 
 def bank(plan: Path, members: Sequence[tuple[str, Sequence[str], Sequence[Path]]]) -> Made:
@@ -89,11 +75,6 @@ def judge(plan: Path, bank: Path, fused: Sequence[Path]) -> Made:
 def package(plan: Path, bank: Path, fused: Sequence[Path]) -> Made:
     """The package; see :func:`fuseline.package.build.build_package`."""
     return build_package(Store(), Plan.open(plan), Bank.open(bank), [FusedTarget.open(part) for part in fused])
-
-
-def example(plan: Path) -> pd.DataFrame | NDArray[Any]:
-    """A few raw rows of a plan's data."""
-    return Plan.open(plan).example()
 
 
 def predict(package: Path, source: Path, target: Path, rejects: Path, id_: str | None, resize: bool) -> Predicted:

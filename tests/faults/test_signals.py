@@ -42,6 +42,23 @@ def test_sigterm_and_ctrl_c(site: Site, undisturbed: Site, send: Callable[[Comma
         assert (parent.info.status, parent.data.tags["fuseline.attempt"]) == ("FINISHED", "2")
 
 
+def test_sigterm_to_all_processes(site: Site) -> None:
+    """As a service manager or a batch system sends it: to the workers and the Prefect server too, which must outlive the run."""
+    prefect = site.folder / "prefect"
+    own: dict[str, Any] = {"PREFECT_API_URL": None, "PREFECT_HOME": str(prefect)}
+    going = site.train(faults={"a": ["slow", SECOND_EPOCH, 0.4]}, **own)
+    going.wait_for(site.reached("a").exists, "the second epoch has begun")
+    for process in site.processes():
+        process.terminate()
+    ended = going.finish()
+    assert (ended.code, ended.out) == (143, "")
+    assert "Traceback" not in ended.err
+    assert site.checkpoint_of("a")
+    (parent,) = site.runs("train")
+    assert parent.info.status == "KILLED"
+    assert states(prefect, "flow_run") <= {"CRASHED", "CANCELLED"}
+
+
 def test_a_second_signal_ends_at_once(site: Site) -> None:
     """A member that does not come to the end of its step keeps the first signal waiting. Another one waits for nobody: records
     stay as they were, for the next start to mend."""

@@ -28,7 +28,8 @@ METRICS = [
 ]
 VALUES = ["rmse", "mae", "r2", "nll", "crps", "coverage_90"]
 STAGES = {"plan", "track", "train", "bank", "fuse", "evaluate", "package", "register"}
-KEYS = {"run_id", "recipe", "members", "candidates", "best", "registered", "tracking", "timing", "trained", "reused", "failed"}
+COUNTS = ("trained", "reused", "failed", "refused")
+KEYS = {"run_id", "recipe", "members", "candidates", "best", "registered", "tracking", "timing", *COUNTS}
 
 
 def of_home(home: Path) -> list[psutil.Process]:
@@ -100,6 +101,12 @@ def test_messages_hold_no_traceback_and_no_warning(first_run: Any) -> None:
 
 def test_a_run_writes_into_its_home_alone(first_run: Any) -> None:
     assert {path.name for path in first_run.folder.iterdir()} == {"recipe.yaml", "home"}
+
+
+def test_the_command_itself_needs_nothing_that_computes(first_run: Any) -> None:
+    """What plans, trains, fuses, judges, packages and draws is loaded once, in the server that processes are forked from."""
+    assert "flows.train" in first_run.modules
+    assert first_run.modules.isdisjoint({"torch", "torchvision", "sklearn", "matplotlib"})
 
 
 # --------------------------------------------------------------------------------------------------- runs after it

@@ -63,6 +63,7 @@ def test_a_flow_and_its_tasks_run_on_it(ask: Callable[..., Any], bootstrap_run: 
         task["name"].rsplit("-", 1)[0] if task["name"][-4:-3] == "-" else task["name"] for task in tasks
     }
     assert {task["state_type"] for task in tasks} == {"COMPLETED"}
+    assert {frozenset(tag.split()[0] for tag in task["tags"]) for task in tasks} == {frozenset({"fuseline", "process"})}
 
 
 def ended(process: psutil.Process) -> bool:
@@ -72,8 +73,17 @@ def ended(process: psutil.Process) -> bool:
         return True
 
 
-def test_it_dies_with_a_killed_parent_and_sends_no_telemetry(parent: Any, until: Callable[..., Any]) -> None:
+def blocks(process: psutil.Process, number: signal.Signals) -> bool:
+    """Whether a process never sees a signal, by what the kernel says."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    (mask,) = [int(line.split()[1], 16) for line in lines if line.startswith("SigBlk:")]
+    return bool(mask >> (number - 1) & 1)
+
+
+def test_it_outlives_a_sigterm_dies_with_a_killed_parent_and_sends_no_telemetry(parent: Any, until: Callable[..., Any]) -> None:
     process, address, server = parent
+    assert blocks(server, signal.SIGTERM)  # which may be sent to all processes of a service
+    server.terminate()
     assert serving(address)
     with urllib.request.urlopen(f"{address}/admin/settings", timeout=30) as answer:
         settings = json.load(answer)

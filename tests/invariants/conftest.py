@@ -17,7 +17,8 @@ from fuseline.fusion.fuse import FusedTarget, fuse_target
 from fuseline.plan import Plan, make_plan
 from fuseline.recipe import Recipe
 from fuseline.store import Store, sha256_of
-from fuseline.training.replica import KIND, train_into
+from fuseline.training.messages import KIND
+from fuseline.training.replica import train_into
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from fuseline.devices import DeviceQueue
 from fuseline.recipe import Recipe
 from fuseline.store import Store
+from fuseline.training.messages import Job
+from fuseline.training.queue import DeviceQueue
 from fuseline.training.replica import train_into
 from fuseline.training.supervise import Done
-from fuseline.training.worker import UnitJob
+from tasks import artifacts
 from tasks import members as member_tasks
 from tasks.bank import bank_members
 from tasks.evaluation import judge
@@ -47,11 +48,12 @@ class InProcess:
     def __init__(self, devices: DeviceQueue, warn: Callable[[str], None] = print) -> None:
         self.devices, self.warn, self.asked, self.patience = devices, warn, [], None
 
-    def started(self, job: UnitJob) -> bool:
+    def started(self, job: Job) -> bool:
         return False
 
-    def train(self, job: UnitJob, member: str, report: Callable[..., None]) -> Done:
+    def train(self, asked: Job, member: str, report: Callable[..., None]) -> Done:
         self.asked.append(member)
+        job = asked.whole()
         there = [train_into(Store(job.store), job.data, replica, lambda epoch: None) for replica in job.members[member]]
         return Done(there.count(False), 1)
 
@@ -87,7 +89,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Gone:
         patch.setenv("FUSELINE_HOME", str(home))
         patch.chdir(home.parent)
         patch.setattr(member_tasks, "Workers", InProcess)
-        patch.setattr(member_tasks, "create_progress_artifact", lambda **_: None)
+        patch.setattr(artifacts, "create_progress_artifact", lambda **_: None)
+        patch.setattr(artifacts, "update_progress_artifact", lambda *_, **__: None)
         torch.set_num_threads(1)
         plan = plan_run.fn(Recipe.model_validate(TREE))
         members = [train_member.fn(plan, name) for name in plan.members]

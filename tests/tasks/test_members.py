@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from prefect import allow_failure
 
+from flows.signals import Interrupted
+from fuseline.disk import NoRoomError
 from fuseline.errors import MemberFailed, TrainingError
 from fuseline.plan import Plan
 from fuseline.recipe import Training
 from fuseline.store import Store
+from fuseline.training.messages import Epoch, Progress
 from fuseline.training.supervise import Workers
-from fuseline.training.train import Epoch
-from fuseline.training.worker import Progress
+from tasks import artifacts
 from tasks import members as member_tasks
 from tasks.members import _Reporter, stop, train_member
 from tasks.progress import listening
@@ -66,7 +66,7 @@ def test_a_member_whose_turn_comes_after_a_stop_is_not_trained(
     stages: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though no other member had its turn before, and no workers are known yet."""
-    monkeypatch.setattr(member_tasks, "create_progress_artifact", lambda **_: None)
+    monkeypatch.setattr(artifacts, "create_progress_artifact", lambda **_: None)
     monkeypatch.setattr(Store, "find", lambda *_: None)
     monkeypatch.setattr(member_tasks, "Workers", Workers)
     try:
@@ -93,35 +93,37 @@ def test_what_is_tried_again_is_logged_as_a_warning_of_the_task(stages: Any, mon
     assert logged == ["member 'a' is tried again"]
 
 
-def test_progress_goes_to_the_listener_each_time_and_to_prefect_once_per_percent(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[float] = []
-    made: list[dict[str, Any]] = []
-    identifier = uuid4()
-    monkeypatch.setattr(member_tasks, "create_progress_artifact", lambda **given: made.append(given) or identifier)
-    monkeypatch.setattr(member_tasks, "update_progress_artifact", lambda _, progress: sent.append(progress))
+def epoch_of(member: str, replica: int, replicas: int, epoch: int, epochs: int) -> Progress:
+    return Progress(member, replica, replicas, Epoch(epoch, 1.0, None, 0.1, 0), epochs)
+
+
+def test_progress_goes_to_the_listener_each_time_and_its_percent_is_shown() -> None:
+    shown: list[float] = []
     heard: list[Progress] = []
-    reporter = _Reporter("Big_Net-1")
+    reporter = _Reporter(2, shown.append)
     with listening(heard.append):
         for replica in range(2):
-            for epoch in range(1, 501):
-                reporter(Progress("Big_Net-1", replica, 2, Epoch(epoch, 1.0, None, 0.1, 0), 500))
-    assert len(heard) == 1000
-    assert 95 <= len(sent) <= 100  # rounding may cost a step
-    assert sent[-1] == 100
-    assert all(later - earlier >= 1 for earlier, later in pairwise(sent[:-1]))
-    assert made == [{"progress": 0.0, "key": "train-big-net-1", "description": "Big_Net-1"}]
+            for epoch in (1, 2):
+                reporter(epoch_of("a", replica, 2, epoch, 2))
+    assert len(heard) == 4
+    assert shown == [25, 50, 75, 100]
 
 
-def test_replicas_that_take_their_epochs_by_turns_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[float] = []
-    monkeypatch.setattr(member_tasks, "create_progress_artifact", lambda **given: uuid4())
-    monkeypatch.setattr(member_tasks, "update_progress_artifact", lambda _, progress: sent.append(progress))
-    reporter = _Reporter("stacked")
+def test_replicas_that_take_their_epochs_by_turns_count_together() -> None:
+    shown: list[float] = []
+    reporter = _Reporter(2, shown.append)
     for epoch in (1, 2):
         for replica in range(2):
-            reporter(Progress("stacked", replica, 2, Epoch(epoch, 1.0, None, 0.1, 0), 2))
-    assert sent == [25, 50, 75, 100]
+            reporter(epoch_of("stacked", replica, 2, epoch, 2))
+    assert shown == [25, 50, 75, 100]
     assert [[epoch["epoch"] for epoch in curve] for curve in reporter.curves()] == [[1, 2], [1, 2]]
+
+
+def test_a_replica_that_was_not_begun_has_a_curve_without_epochs() -> None:
+    """So that the others keep their numbers."""
+    reporter = _Reporter(3, lambda percent: None)
+    reporter(epoch_of("a", 1, 3, 1, 2))
+    assert [[epoch["epoch"] for epoch in curve] for curve in reporter.curves()] == [[], [1], []]
 
 
 def test_the_flow_lets_a_member_wait_for_the_one_that_it_follows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -154,5 +156,34 @@ def test_the_flow_lets_a_member_wait_for_the_one_that_it_follows(monkeypatch: py
     assert list(waited) == ["a", "b-1", "b-2", "b-3"]
     assert [waited["a"], waited["b-1"]] == [[], []]
     assert (waited["b-2"], waited["b-3"]) == ([allow_failure(futures["b-1"])], [allow_failure(futures["b-2"])])
+    assert ended[0][0] is record
     assert tracked[0] == FailedMember("a", "a could not be trained", "hung", 2)
     assert ended[0][-1] == "FAILED"
+
+
+def test_a_full_disk_fails_the_run_and_not_the_member() -> None:
+    def result() -> None:
+        raise MemberFailed("a", "There is no room for a checkpoint.", "no room")
+
+    with pytest.raises(NoRoomError, match=r"^There is no room for a checkpoint\.$"):
+        train_flow.outcome(SimpleNamespace(result=result), "a")
+
+
+@pytest.mark.parametrize("name", ["train", "again"])
+def test_a_signal_that_comes_while_the_run_is_begun_ends_it(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its first record may be told by then."""
+    module, record = import_module(f"flows.{name}"), PlanRecord("key", tmp_path, (), (), {})
+    ended: list[tuple[Any, ...]] = []
+
+    def begin(plan: PlanRecord) -> None:
+        raise Interrupted(15)
+
+    monkeypatch.setenv("FUSELINE_HOME", str(tmp_path))
+    monkeypatch.setattr(module, "plan_run" if name == "train" else "find_plan", lambda given: record)
+    monkeypatch.setattr(module, "start_run", begin)
+    monkeypatch.setattr(module, "fail_run", lambda *given: ended.append(given))
+    flow, given = (module.train, ()) if name == "train" else (module.train_again, (None,))
+    with pytest.raises(Interrupted):
+        flow.fn(SimpleNamespace(name="r"), *given)
+    member_tasks._stopped.clear()
+    assert ended == [(record, "stopped by SIGTERM", "KILLED")]

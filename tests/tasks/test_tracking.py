@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fuseline.planned import Planned
+from fuseline.report.summary import assemble
 from fuseline.store import read_json
 from fuseline.tracking.deliver import deliverer
 from fuseline.tracking.settings import load_settings
 from fuseline.tracking.spool import held, opened, read, start_run
 from fuseline.tracking.tags import tagged_entries
 from tasks import tracking as tracking_tasks
-from tasks.records import FailedMember, MemberRecord, RunRecord
+from tasks.records import FailedMember, MemberRecord, PlanRecord, RunRecord
 from tasks.tracking import _pictures, delivered, fail_run, finish_run, track_fusions, track_member, track_plan, track_scores
 from tasks.tracking import start_run as start_task
 
@@ -53,6 +55,12 @@ def another_run(stages: Any) -> Iterator[RunRecord]:
         opened(run).close()
 
 
+@pytest.fixture
+def another_plan(stages: Any) -> PlanRecord:
+    """The plan of that run."""
+    return replace(stages.plan, key="another plan")
+
+
 def test_a_started_run_runs_and_keeps_the_plan(stages: Any, arrived: Callable[..., Any]) -> None:
     run = arrived(stages.run.run_id)
     assert (run.info.status, run.data.tags["fuseline.recipe"]) == ("RUNNING", "iris")
@@ -81,6 +89,19 @@ def test_a_failed_member_is_a_failed_child_that_says_why(
     assert tags == {"status": "failed", "reason": failed.reason, "failure": "killed", "attempts": "3"}
     assert run.data.params["replicas"] == "2"
     assert run.data.metrics == {}
+
+
+def test_the_curve_of_a_failed_member_s_replica_has_its_number(
+    stages: Any, another_run: RunRecord, arrived: Callable[..., Any], client: Any
+) -> None:
+    epoch = {"epoch": 1, "loss": 0.5, "holdout": None, "rate": 0.1, "at": 1000}
+    failed = FailedMember("held", "not finite", "not finite", 1, [[], [epoch]])
+    for at in (1000, 2000):  # it fails again, when it is tried again
+        child = track_member.fn(stages.plan, another_run, replace(failed, curves=[[], [epoch | {"at": at}]]))
+    run = arrived(child, another_run.run_id)
+    assert run.data.metrics == {"replica_2/loss": 0.5, "replica_2/rate": 0.1}
+    (point,) = client.get_metric_history(run.info.run_id, "replica_2/loss")
+    assert (point.step, point.timestamp) == (1, 1000)
 
 
 def test_a_member_that_failed_and_is_trained_later_loses_its_reason(
@@ -152,13 +173,17 @@ def test_every_rule_is_a_child_with_cross_fitted_losses(stages: Any, client: Any
 def test_a_finished_run_names_the_entries_that_it_is_made_of(
     stages: Any, another_run: RunRecord, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking_tasks, "create_table_artifact", lambda *_, **__: None)
+    tables: list[Any] = []
+    monkeypatch.setattr(tracking_tasks, "create_table_artifact", lambda rows, **_: tables.append(rows))
     made = [stages.bank, *stages.fused, stages.report, stages.package]
-    summary = {"timing": {}, "trained": 2, "reused": 0, "best": {"iris": "mean"}, "candidates": []}
+    gone = FailedMember("gone", "out of memory")
+    summary = assemble("iris", [*stages.members, gone], read_json(stages.report.folder / "report.json")) | {"timing": {}}
     finish_run.fn(stages.plan, another_run, stages.members, stages.report, made, summary)
     told = delivered(another_run)
     assert told.run_id is not None
-    tags = client.get_run(told.run_id).data.tags
+    run = client.get_run(told.run_id)
+    assert {name: run.data.metrics[f"members_{name}"] for name in ("trained", "failed")} == {"trained": 2, "failed": 1}
+    tags = run.data.tags
     entries = tagged_entries(tags)
     kinds = ["plan", "data", "bank", "fusion", "report", "package", "pictures", "pictures"]
     assert [kind for kind, _ in entries] == kinds
@@ -166,6 +191,10 @@ def test_a_finished_run_names_the_entries_that_it_is_made_of(
     assert all((stages.home / "store" / kind / key).is_dir() for kind, key in entries)
     assert dict(entries)["data"] == Planned.open(stages.plan.folder).data
     assert another_run.run_id not in held()
+    (rows,) = tables
+    assert [row["name"] for row in rows] == ["plain", "held", "mean", "stacking", "gone"]
+    assert all(row["accuracy"] > 0 for row in rows[:-1])
+    assert rows[-1] == {"target": "", "name": "gone", "status": "failed: out of memory"}
 
 
 def test_pictures_are_drawn_once(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,20 +215,26 @@ def test_pictures_are_drawn_once(stages: Any, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
 def test_a_run_that_ends_badly_says_why_and_is_let_go_of(
-    another_run: RunRecord, arrived: Callable[..., Any], status: Any
+    another_run: RunRecord, another_plan: PlanRecord, arrived: Callable[..., Any], status: Any
 ) -> None:
-    fail_run(another_run, "the disk is full", status)
+    fail_run(another_plan, "the disk is full", status)
     run = arrived(another_run.run_id, None)
     assert (run.info.status, run.data.tags["fuseline.reason"]) == (status, "the disk is full")
     assert another_run.run_id not in held()
 
 
-def test_a_run_that_has_ended_does_not_end_again(another_run: RunRecord) -> None:
+def test_a_run_that_did_not_begin_has_no_end(stages: Any) -> None:
+    before = held()
+    fail_run(replace(stages.plan, key="a plan without a run"), "stopped by SIGTERM", "KILLED")
+    assert held() == before
+
+
+def test_a_run_that_has_ended_does_not_end_again(another_run: RunRecord, another_plan: PlanRecord) -> None:
     spool = opened(another_run.run_id)
     spool.tell(spool.run, end="FINISHED")
     ends = []
     spool.told = lambda: ends.append("told")
-    fail_run(another_run, "Ctrl-C", "KILLED")
+    fail_run(another_plan, "Ctrl-C", "KILLED")
     assert spool.ends[spool.run] == "FINISHED"
     assert ends == []
 

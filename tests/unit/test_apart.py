@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from fuseline.apart import apart, ending
-from fuseline.errors import FuselineError, RecipeError
+from fuseline.errors import ProcessDied, RecipeError
 
 CALLER = """
 import sys
@@ -51,10 +51,11 @@ def test_a_user_s_mistake_stays_one(tmp_path: Path) -> None:
 
 
 def test_a_process_that_dies_is_told_by_its_end() -> None:
-    with pytest.raises(FuselineError, match=r"^_exit: its process ended without a word \(code 3\)\.$"):
+    with pytest.raises(ProcessDied, match=r"^_exit: its process ended without a word \(code 3\)\.$"):
         apart("os:_exit", 3)
     assert ending(-signal.SIGSEGV) == "its process was killed by SIGSEGV"
     assert ending(-signal.SIGKILL) == "its process was killed by SIGKILL, as the kernel does when memory runs out"
+    assert ending(-40) == "its process was killed by signal 40"  # a real-time signal, which has no name
 
 
 def test_it_dies_with_its_caller(tmp_path: Path, until: Callable[..., Any]) -> None:

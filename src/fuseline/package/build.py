@@ -26,7 +26,8 @@ from fuseline.package.precision import decide
 from fuseline.plan import Plan
 from fuseline.store import Store, code_version, content_key
 from fuseline.threads import limited_to
-from fuseline.training.replica import KIND, load_network
+from fuseline.training.messages import KIND
+from fuseline.training.replica import load_network
 from fuseline.training.train import load
 
 RUNTIME = (

@@ -15,7 +15,7 @@ from fuseline.evaluation.report import GAINS
 from fuseline.partition import Share
 from fuseline.report.pareto_plot import pareto
 from fuseline.report.partition_plot import what_is_seen, who_sees_what
-from fuseline.training.train import Epoch
+from fuseline.training.messages import Epoch
 
 FEW = 40
 """Above so many classes a confusion matrix shows no numbers and grows no more."""

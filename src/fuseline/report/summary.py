@@ -105,12 +105,14 @@ def assemble(recipe: str, members: Sequence[Result], report: Mapping[str, Any]) 
         "best": best(report),
         "registered": None,
         "tracking": "waiting",
+        "refused": 0,
         **{status: counts[status] for status in ("trained", "reused", "failed")},
     }
 
 
-def tracked(summary: Mapping[str, Any], run_id: str | None, version: Registered | None, waiting: bool) -> Tree:
-    """A summary with MLflow's id of the run and the version that was registered, as far as MLflow has been told by now."""
+def tracked(summary: Mapping[str, Any], run_id: str | None, version: Registered | None, waiting: bool, refused: int) -> Tree:
+    """A summary with MLflow's id of the run and the version that was registered, as far as MLflow has been told by now, and how
+    much of it MLflow refused for good."""
     registered = None if version is None else {"name": version.name, "version": version.version, "aliases": version.aliases}
     state = "waiting" if waiting else "delivered"
-    return {**summary, "run_id": run_id, "registered": registered, "tracking": state}
+    return {**summary, "run_id": run_id, "registered": registered, "tracking": state, "refused": refused}

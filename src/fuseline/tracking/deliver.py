@@ -8,7 +8,6 @@ is found by its hash.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -23,11 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fuseline.errors import UserError, first_line
-from fuseline.store import home
+from fuseline.store import hold, home
 from fuseline.tracking.delivery import Registered, State
 from fuseline.tracking.records import Record
+from fuseline.tracking.refused import put_aside, refused
 from fuseline.tracking.settings import Settings, load_settings
-from fuseline.tracking.spool import DELIVERING, Spool, beat, held, hold, read, read_owner, take
+from fuseline.tracking.spool import DELIVERING, Spool, beat, held, read, read_owner, take
 
 if TYPE_CHECKING:
     from fuseline.tracking.runs import Tracker
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REFUSED = "refused.jsonl"
 SHORTEST, LONGEST, WAITED_FOR = 0.25, 20.0, 1.0
 """Seconds between two attempts while MLflow is away: each waits twice as long as the one before, but not for long where somebody
 waits for it."""
@@ -50,12 +49,14 @@ the first call, which makes a new database too."""
 
 @dataclass(frozen=True)
 class Told:
-    """What MLflow knows of a run: its id there, the version that was registered, and how many records wait."""
+    """What MLflow knows of a run: its id there, the version that was registered, how many records wait, and how many steps of
+    records it refused for good."""
 
     run_id: str | None
     registered: Registered | None
     waiting: int
-    experiment: str | None = None
+    refused: int
+    experiment: str | None
 
 
 class Deliverer:
@@ -120,7 +121,8 @@ class Deliverer:
     def told(self, folder: Path) -> Told:
         """What MLflow knows of the run of a spool."""
         state = State.read(folder, self.server)
-        return Told(state.runs.get(folder.name), state.registered, state.waiting(folder), state.experiment)
+        aside = refused(folder.parent, folder.name)
+        return Told(state.runs.get(folder.name), state.registered, state.waiting(folder), aside, state.experiment)
 
     def _wait(self, folders: list[Path], patience: float) -> int:
         last, since = -1, time.monotonic()
@@ -261,13 +263,7 @@ class Deliverer:
 
     def _put_aside(self, folder: Path, record: Record | None, step: str, error: Exception) -> None:
         """Keep what MLflow refuses for good, with its reason, and warn of it once."""
-        said, kept = without_secrets(first_line(error)), folder.parent / REFUSED
-        tree = None if record is None else record.model_dump(mode="json", exclude_defaults=True)
-        line = json.dumps({"spool": folder.name, "step": step, "error": said, "record": tree})
-        with kept.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        kept = put_aside(folder, record, step, without_secrets(first_line(error)))
         self._warn(f"MLflow refuses what {kept} keeps of %s: %s.", folder.name, error)
 
     def _warn(self, sentence: str, run: str, error: Exception) -> None:

@@ -13,7 +13,8 @@ from fuseline.tracking.tags import KIND, RECIPE
 
 
 def past_runs(settings: Settings, recipe: str | None, most: int) -> list[dict[str, Any]]:
-    """Finished training runs, newest first: when, which recipe, per target the chosen rule and its metrics."""
+    """Finished training runs, newest first: when, which recipe, what became of how many members, per target the chosen rule and
+    its metrics."""
     server = settings.server
     client = MlflowClient(server.mlflow_tracking_uri, server.mlflow_registry_uri)
     experiments = [e.experiment_id for e in client.search_experiments()]
@@ -41,5 +42,6 @@ def _line(run: Run) -> dict[str, Any]:
         "recipe": run.data.tags.get(RECIPE, ""),
         "started": started.strftime("%Y-%m-%d %H:%M"),
         "version": run.data.tags.get("fuseline.version", ""),
+        "members": {status: int(metrics.get(f"members_{status}", 0)) for status in ("trained", "reused", "failed")},
         "targets": targets,
     }

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fuseline.errors import FuselineError
-from fuseline.store import locked
+from fuseline.store import hold, locked
 from fuseline.tracking.deliver import PATIENCE, deliverer
+from fuseline.tracking.refused import refused
 from fuseline.tracking.settings import check_signing
-from fuseline.tracking.spool import OWNED, Owner, Spool, creating, hold, root, spools, take
+from fuseline.tracking.spool import OWNED, Owner, Spool, creating, root, spools, take
 from fuseline.tracking.tags import REASON
 
 logger = logging.getLogger(__name__)
@@ -24,12 +25,13 @@ DIED = "its process died"
 
 @dataclass(frozen=True)
 class Mended:
-    """Whose runs were still said to be running though their process had died; how many records were delivered now, and how many
-    wait still because MLflow is away."""
+    """Whose runs were still said to be running though their process had died; how many records were delivered now, how many wait
+    still, and how many steps of records MLflow ever refused for good."""
 
     dead: list[Owner]
     delivered: int
     waiting: int
+    refused: int
 
 
 def begin(recipe: str) -> list[Owner]:
@@ -64,7 +66,7 @@ def reconcile(patience: float = PATIENCE) -> Mended:
     folders = abandoned()
     before = sum(its.told(folder).waiting for folder in folders)
     waiting = its.wait(folders, patience)
-    return Mended(dead, before - waiting, waiting)
+    return Mended(dead, before - waiting, waiting, refused(root()))
 
 
 def end_dead() -> list[Owner]:

@@ -17,7 +17,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from mlflow.types import ColSpec, DataType, Schema
 
-from fuseline.errors import UserError
+from fuseline.errors import ProcessDied, UserError
 from fuseline.store import locked
 from fuseline.tracking.records import NONE, Data, Point, Start
 from fuseline.tracking.settings import Settings
@@ -27,6 +27,9 @@ MOST_METRICS, MOST_PARAMS, MOST_TAGS = 800, 100, 100
 """What a batch takes at the most: 1,000 of all, 100 of parameters and of tags."""
 
 PARENT = "mlflow.parentRunId"
+
+PASSING = (OSError, UserError, ProcessDied, MemoryError, EOFError)
+"""Errors that may pass: of the way to MLflow, of its state, or of a machine that is short of something now."""
 
 
 class Tracker:
@@ -146,7 +149,7 @@ def is_for_ever(error: Exception) -> bool:
     else:
         response = getattr(error, "response", None)  # of an upload
         if response is None:
-            return not isinstance(error, OSError | UserError) or isinstance(error, FileNotFoundError)
+            return not isinstance(error, PASSING) or isinstance(error, FileNotFoundError)
         status = response.status_code
     return 400 <= status < 500 and status not in (401, 403, 408, 429, 499)
 

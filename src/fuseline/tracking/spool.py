@@ -14,14 +14,12 @@ is found here and goes on under the same ids, and nobody needs to search MLflow 
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import logging
 import os
 import shutil
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -32,7 +30,7 @@ from pydantic import ValidationError
 
 from fuseline.component import Part
 from fuseline.disk import NoRoomError, no_room, ran_out
-from fuseline.store import content_key, home, locked, sync
+from fuseline.store import content_key, hold, home, locked, sync, write_atomic
 from fuseline.tracking import tags
 from fuseline.tracking.records import Files, Record, Start, now, record
 
@@ -70,6 +68,7 @@ class Spool:
         self._lock, self._writing = lock, threading.Lock()
         self._reasons: dict[str, str] = {}
         self._labels: set[tuple[str, str]] = set()
+        self._steps: set[tuple[str, str, int]] = set()
         cut_torn(folder / RECORDS)
         for its, _ in read(folder):
             if its is not None:
@@ -85,6 +84,13 @@ class Spool:
         """Whether it will never be opened again."""
         return self.ends.get(self.run) in FINAL
 
+    @property
+    def is_going(self) -> bool:
+        """Whether the run has begun and not ended. What stands on disk counts: a signal may come before that is noted."""
+        said = [its for its, _ in read(self.folder) if its is not None and its.run == self.run]
+        last = next((its for its in reversed(said) if its.start or its.again or its.end), None)
+        return last is not None and last.end is None
+
     def last_sign(self) -> int:
         """When its process was last known to live, in milliseconds since 1970."""
         beaten = (self.folder / OWNED).stat().st_mtime_ns // 1_000_000
@@ -97,7 +103,8 @@ class Spool:
     def tell(self, run: str, **parts: Any) -> None:
         """Append a record of a run, made of parts as :func:`fuseline.tracking.records.record` takes them; it is on disk then.
 
-        What was said before under the same label is not said again, and a run that has begun before does not begin but go on.
+        What was said before under the same label is not said again, nor is a step of a curve, which another attempt may make
+        again; and a run that has begun before does not begin but go on.
 
         Raises:
             NoRoomError: the disk is full.
@@ -106,8 +113,9 @@ class Spool:
         with self._writing:
             if self.has_told(run, said.label):
                 return
-            said = self._going_on(said)
-            self._append(f"{said.model_dump_json(exclude_defaults=True)}\n".encode(), last=said.end is not None)
+            said = self._going_on(self._without_old_steps(said))
+            is_last = said.run == self.run and said.end is not None
+            self._append(f"{said.model_dump_json(exclude_defaults=True)}\n".encode(), is_last)
             self._note(said)
         self.told()
 
@@ -138,6 +146,9 @@ class Spool:
             for descriptor in (self._file, self._lock):
                 os.close(descriptor)
 
+    def _without_old_steps(self, said: Record) -> Record:
+        return said.model_copy(update={"points": [its for its in said.points if (said.run, its[0], its[3]) not in self._steps]})
+
     def _going_on(self, said: Record) -> Record:
         if said.start is None:
             return said
@@ -166,6 +177,7 @@ class Spool:
     def _note(self, said: Record) -> None:
         if said.label:
             self._labels.add((said.run, said.label))
+        self._steps |= {(said.run, name, step) for name, _, _, step in said.points if step}
         if said.start is not None or said.again:
             self.attempts[said.run] = self.attempts.get(said.run, 0) + 1
             self.ends.pop(said.run, None)
@@ -192,7 +204,7 @@ def start_run(key: str, recipe: str, run_tags: Mapping[str, str], kind: str = "t
     """
     spool = _unfinished(key) or _new(key, recipe)
     owner = spool.owner.model_copy(update={"host": socket.gethostname(), "pid": os.getpid()})
-    _write_small(spool.folder / OWNER, owner.model_dump_json())
+    write_atomic(spool.folder / OWNER, owner.model_dump_json())
     _open[spool.run] = spool
     user = {"mlflow.user": _user()}
     spool.tell(spool.run, start=Start(name=name or recipe, kind=kind, key=key), tags={**user, **run_tags})
@@ -250,28 +262,6 @@ def read_owner(folder: Path) -> Owner:
     return Owner.model_validate_json((folder / OWNER).read_bytes())
 
 
-def hold(file: Path, patience: float = 0.0) -> int | None:
-    """The descriptor of a lock file that is locked until the descriptor is closed. None if another process holds it, or if it was
-    removed."""
-    end = time.monotonic() + patience
-    try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except FileNotFoundError:
-        return None
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < end:
-                time.sleep(0.01)
-                continue
-        else:
-            if os.fstat(descriptor).st_nlink:
-                return descriptor
-        os.close(descriptor)
-        return None
-
-
 def read(folder: Path, offset: int = 0) -> Iterator[tuple[Record | None, int]]:
     """The records behind an offset, each with the offset of the next one; None for a line that can't be read."""
     try:
@@ -325,10 +315,15 @@ def spooled_entries() -> set[tuple[str, str]]:
     return found
 
 
+def held_of(key: str) -> Spool | None:
+    """The spool that this process holds of the latest run of a plan."""
+    return next((spool for spool in reversed(_open.values()) if spool.owner.key == key), None)
+
+
 def _unfinished(key: str) -> Spool | None:
-    ours = [spool for spool in _open.values() if spool.owner.key == key and not spool.has_ended]
-    if ours:
-        return ours[-1]
+    ours = held_of(key)
+    if ours is not None and not ours.has_ended:
+        return ours
     for folder in reversed(spools()):
         if read_owner(folder).key == key and _end(folder) not in FINAL and (spool := take(folder, GLANCE)) is not None:
             return spool
@@ -389,13 +384,6 @@ def _write(descriptor: int, line: bytes) -> None:
     while line:
         line = line[os.write(descriptor, line) :]
     os.fsync(descriptor)
-
-
-def _write_small(file: Path, content: str) -> None:
-    temporary = file.with_name(f".{file.name}")
-    temporary.write_text(content)
-    sync(temporary)
-    temporary.replace(file)
 
 
 def _link(source: Path, target: Path) -> None:

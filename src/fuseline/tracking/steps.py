@@ -9,6 +9,7 @@ from pathlib import Path
 from fuseline.report.summary import tracked
 from fuseline.tracking.delivery import State
 from fuseline.tracking.records import Files, Record
+from fuseline.tracking.refused import refused
 from fuseline.tracking.registry import register
 from fuseline.tracking.runs import Tracker
 from fuseline.tracking.tags import ORIGIN, VERSION
@@ -64,9 +65,11 @@ def steps(tracker: Tracker, folder: Path, record: Record, state: State, sent: bo
 
         yield "version", add_version
     if (tree := record.summary) is not None:
-        yield (
-            "summary",
-            lambda: tracker.client.log_dict(run_id(), tracked(tree, run_id(), state.registered, waiting=False), "summary.json"),
-        )
+
+        def sum_up() -> None:
+            told = tracked(tree, run_id(), state.registered, False, refused(folder.parent, folder.name))
+            tracker.client.log_dict(run_id(), told, "summary.json")
+
+        yield "summary", sum_up
     if (end := record.end) is not None:
         yield "end", lambda: tracker.end(run_id(), end, record.at)

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
-from fuseline.devices import DeviceQueue
 from fuseline.errors import MemberFailed, first_line
 from fuseline.training.ending import STOPPED, Failure
+from fuseline.training.messages import End, Job, Progress
+from fuseline.training.queue import DeviceQueue
 from fuseline.training.watch import Watched
-from fuseline.training.worker import End, Progress, UnitJob
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Workers:
         self._going = 0  # attempts, of which each has a worker or is about to start one
         self._stopping, self._killing = threading.Event(), threading.Event()
 
-    def train(self, job: UnitJob, member: str, report: Report) -> Done:
+    def train(self, job: Job, member: str, report: Report) -> Done:
         """Wait until a member's unit is trained. Who asks first for a unit waits for a device, starts the worker and listens to
         it; the threads of its other members wait for the end.
 
@@ -67,7 +67,7 @@ class Workers:
             raise result
         return result
 
-    def started(self, job: UnitJob) -> bool:
+    def started(self, job: Job) -> bool:
         """Whether a unit has been asked for."""
         return tuple(job.members) in self._units
 
@@ -149,7 +149,7 @@ class Workers:
 class _Unit:
     """A unit that is being trained, or was: who listens to its members, what is left of it, and how the others ended."""
 
-    def __init__(self, job: UnitJob) -> None:
+    def __init__(self, job: Job) -> None:
         self.job, self.left = job, list(job.members)
         self.listeners: dict[str, Report] = {}
         self.ended: dict[str, Done | MemberFailed] = {}
@@ -159,7 +159,7 @@ class _Unit:
         self._there: set[tuple[str, int]] = set()
         self._failed: dict[tuple[str, int], Failure] = {}
 
-    def begin(self) -> UnitJob:
+    def begin(self) -> Job:
         """Another attempt with what is left."""
         self.attempts += 1
         return replace(self.job, wanted=frozenset(place for member in self.left for place in self._lacks(member)))

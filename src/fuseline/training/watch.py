@@ -8,13 +8,16 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Self
 
-from fuseline.apart import CONTEXT, signals_held, warm
+from fuseline.apart import CONTEXT, call, signals_held, warm
 from fuseline.recipe import Limits
 from fuseline.training.ending import Failure, anonymous_bytes, died, oom_kills, waits_for_a_lock
-from fuseline.training.worker import End, Message, Progress, Pulse, UnitJob, work
+from fuseline.training.messages import End, Job, Message, Progress, Pulse
 
 GLANCE = 1.0
 """Seconds between two looks at a worker; what it says is heard at once."""
+
+WORK = "fuseline.training.worker:work"
+"""By name: who watches over it need not load what it takes."""
 
 NAP = 10.0
 """Of the seconds between two looks no more count: if there were more, we were halted ourselves, or busy."""
@@ -27,15 +30,16 @@ class Watched:
         spent: for how many seconds its unit was trained before.
 
     Attributes:
-        seconds: for how many it was trained in all.
+        seconds: for how many it was trained in all, those in which it waited for another run that trains the same left out.
     """
 
-    def __init__(self, job: UnitJob, device: str, spent: float = 0.0) -> None:
+    def __init__(self, job: Job, device: str, spent: float = 0.0) -> None:
         self.seconds, self._limits = spent, job.limits
         self._silent, self._steps = 0.0, 0
         self._oom_kills = oom_kills()
         self._pipe, theirs = CONTEXT.Pipe()
-        self._process = CONTEXT.Process(target=work, args=(theirs, job, device), name=f"fuseline {' '.join(job.members)[:40]}")
+        name = f"fuseline {' '.join(job.members)[:40]}"
+        self._process = CONTEXT.Process(target=call, args=(WORK, theirs, job, device), name=name)
         with signals_held():
             warm()
             self._process.start()
@@ -72,8 +76,9 @@ class Watched:
                 break
             if (passed := time.monotonic() - looked) >= GLANCE:
                 looked += passed
-                self.seconds += min(passed, NAP)
-                self._silent += min(passed, NAP)
+                if not waits_for_a_lock(self._pid()):
+                    self.seconds += min(passed, NAP)
+                    self._silent += min(passed, NAP)
                 verdict = verdict or self._excess(self._limits)
                 if verdict is not None:
                     self.kill()
@@ -101,16 +106,10 @@ class Watched:
         if limits.memory_gib is not None and (held := self._gib()) > limits.memory_gib:
             text = f"its process held {held:.2f} GiB, more than training.limits.memory_gib allows ({limits.memory_gib:g})"
             return Failure("out of memory", text, again=True)
-        if self._silent > 60 * limits.silent_minutes and not self._waits():
+        if self._silent > 60 * limits.silent_minutes:
             text = f"it made no step for {limits.silent_minutes:g} minutes (training.limits.silent_minutes)"
             return Failure("hung", f"{text}, and {self._steps} before", again=True)
         return None
-
-    def _waits(self) -> bool:
-        """Whether it is silent because another run trains the same."""
-        if waits_for_a_lock(self._pid()):
-            self._silent = 0.0
-        return self._silent == 0
 
     def _gib(self) -> float:
         return anonymous_bytes(self._pid()) / 2**30

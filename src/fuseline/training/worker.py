@@ -14,91 +14,55 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from fuseline.apart import SIGNALS
 from fuseline.data import dataset as datasets
-from fuseline.recipe import Limits
 from fuseline.store import Store
 from fuseline.training.checkpoint import Care, Stopped
-from fuseline.training.ending import Failure, raised
+from fuseline.training.ending import raised
+from fuseline.training.messages import End, Epoch, Job, Message, Progress, Pulse
 from fuseline.training.replica import ReplicaJob, train_into, train_together_into
-from fuseline.training.train import Epoch
 from fuseline.training.units import stacks
+
+FAILURES = "failures"
+"""In a store's root: the tracebacks of members that failed."""
 
 PULSE = 1.0
 """Seconds between two signs of life, at the least."""
 
 
-@dataclass(frozen=True)
-class UnitJob:
-    """Members whose replicas are trained in one process.
+@dataclass(frozen=True, kw_only=True)
+class UnitJob(Job):
+    """Members whose replicas are trained in one process, with all that it takes."""
 
-    Attributes:
-        wanted: the replicas that matter, by member and number; all if nothing is said. Others are trained only with one that
-            does: what belongs together has one checkpoint.
-    """
-
-    store: Path
     data: Path
     members: Mapping[str, list[ReplicaJob]]
     checkpoint_minutes: float = 5.0
-    limits: Limits = field(default_factory=Limits)
-    wanted: frozenset[tuple[str, int]] | None = None
 
-    @property
-    def replicas(self) -> set[tuple[str, int]]:
-        """Those that matter."""
-        return {
-            (m, k) for m, its in self.members.items() for k in range(len(its)) if self.wanted is None or (m, k) in self.wanted
-        }
+    def whole(self) -> UnitJob:
+        return self
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A member's state: this replica's last epoch. Replicas follow each other, but in a stack all take their epochs by turns."""
-
-    member: str
-    replica: int
-    replicas: int
-    epoch: Epoch
-    epochs: int
-
-
-class Pulse(NamedTuple):
-    """A sign of life: how many steps were made so far."""
-
-    steps: int
-
-
-class End(NamedTuple):
-    """How a replica ended: trained now (True), found in the store (False), or why not."""
-
-    member: str
-    replica: int
-    result: bool | Failure
-
-
-Message = Progress | Pulse | End
 Part = list[tuple[str, int, ReplicaJob]]
 """Replicas that are trained together, with their member and number."""
 
 
-def work(pipe: Connection, job: UnitJob, device: str) -> None:
+def work(pipe: Connection, asked: Job, device: str) -> None:
     """Train a unit in this process, and tell at the other end of the pipe how it goes; whatever comes from there means: stop."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     _die_with_parent()
     line = Line(pipe)
-    torch.set_num_threads(next(iter(job.members.values()))[0].spec.threads)
-    left = job.replicas
+    left = asked.replicas
     try:
+        job = asked.whole()
+        torch.set_num_threads(next(iter(job.members.values()))[0].spec.threads)
         for part in stacks(datasets.read(job.data), job.members):
             if line.stopping:
                 raise Stopped
@@ -108,8 +72,8 @@ def work(pipe: Connection, job: UnitJob, device: str) -> None:
                 left.discard((end.member, end.replica))
                 line.send(end)
     except BaseException as error:
-        for member, k in left:
-            line.send(End(member, k, raised(error, _trace(job, member))))
+        for member, k in sorted(left):
+            line.send(End(member, k, raised(error, member, asked.store / FAILURES)))
 
 
 class Line:
@@ -181,11 +145,6 @@ def _train(job: UnitJob, device: str, part: Part, line: Line) -> Iterable[End]:
     except Exception as error:
         ends = [error] * len(part)
     return [
-        End(member, number, raised(end, _trace(job, member)) if isinstance(end, Exception) else not end)
+        End(member, number, raised(end, member, job.store / FAILURES) if isinstance(end, Exception) else not end)
         for (member, number, _), end in zip(part, ends, strict=True)
     ]
-
-
-def _trace(job: UnitJob, member: str) -> Path:
-    """Where the traceback of a member's last failure is kept."""
-    return job.store / "failures" / f"{member}.txt"

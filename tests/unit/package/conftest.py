@@ -24,7 +24,8 @@ from fuseline.package.files import Description, MemberFile, TargetFile, assemble
 from fuseline.plan import Plan, make_plan
 from fuseline.recipe import Recipe
 from fuseline.store import Store
-from fuseline.training.replica import KIND, train_into
+from fuseline.training.messages import KIND
+from fuseline.training.replica import train_into
 
 MEMBERS, WIDTH = 3, 4
 TARGETS = {

@@ -21,7 +21,7 @@ from fuseline.package.build import REQUIREMENTS, RUNTIME, build_package, require
 from fuseline.package.files import load_description, load_ensemble
 from fuseline.package.predict import predict
 from fuseline.store import Store
-from fuseline.training.replica import KIND
+from fuseline.training.messages import KIND
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from fuseline.evaluation.report import GAINS
 from fuseline.partition import Share
 from fuseline.report.plots import FEW, confusion, diversity, draw_all, draw_partition, leaderboard, learning_curves
 from fuseline.terms import EXCLUSIVE, Kind
-from fuseline.training.train import Epoch
+from fuseline.training.messages import Epoch
 
 
 def score(value: float, low: float | None = None, high: float | None = None) -> dict[str, float]:

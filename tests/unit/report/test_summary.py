@@ -60,11 +60,12 @@ def test_a_summary_has_every_part_and_is_json() -> None:
 def test_what_only_mlflow_knows_is_filled_in_when_it_has_been_told() -> None:
     made = assemble("recipe", [], REPORT)
     assert (made["run_id"], made["registered"], made["tracking"]) == (None, None, "waiting")
-    told = tracked(made, "run", Registered("model", 3, ["challenger"], False), waiting=False)
+    told = tracked(made, "run", Registered("model", 3, ["challenger"], False), waiting=False, refused=2)
     assert (told["run_id"], told["tracking"]) == ("run", "delivered")
+    assert told["refused"] == 2
     assert told["registered"] == {"name": "model", "version": 3, "aliases": ["challenger"]}
     assert list(told) == list(made)
-    assert tracked(made, "run", None, waiting=True) == {**made, "run_id": "run"}
+    assert tracked(made, "run", None, waiting=True, refused=0) == {**made, "run_id": "run"}
 
 
 def test_a_rule_unfit_for_a_target_is_absent_there() -> None:

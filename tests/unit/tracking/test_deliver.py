@@ -20,13 +20,15 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from fuseline.store import read_json
+from fuseline.errors import ProcessDied
+from fuseline.store import hold, read_json
 from fuseline.tracking import deliver as module
 from fuseline.tracking import registry
 from fuseline.tracking.deliver import Deliverer
 from fuseline.tracking.delivery import STATE, State
 from fuseline.tracking.records import Start
-from fuseline.tracking.spool import DELIVERING, Spool, hold, spools
+from fuseline.tracking.refused import REFUSED, refused
+from fuseline.tracking.spool import DELIVERING, Spool, spools
 from tests.unit.tracking.known import everything
 from tests.unit.tracking.story import save, seal, tell
 
@@ -85,7 +87,7 @@ def test_all_that_was_told_arrives_with_its_own_times(story: Spool, deliverer: D
     assert (told.registered.name, told.registered.version, told.waiting) == ("model", 1, 0)  # type: ignore[union-attr]
     summary = read_json(Path(run.info.artifact_uri) / "summary.json")
     expected = {"name": "model", "version": 1, "aliases": ["challenger", "champion"]}
-    assert summary == {"x": 1, "run_id": told.run_id, "registered": expected, "tracking": "delivered"}
+    assert summary == {"x": 1, "run_id": told.run_id, "registered": expected, "tracking": "delivered", "refused": 0}
 
 
 def test_what_is_told_later_is_delivered_by_itself(
@@ -158,13 +160,19 @@ def test_what_mlflow_refuses_is_put_aside_and_all_else_arrives(
             spool.tell(spool.run, params={"a": 2}, files=[spool.keep("plan", {"a": "a"})])
         with (spool.folder / "records.jsonl").open("ab") as file:
             file.write(b"{damaged}\n")
-        assert deliverer.wait([finish(spool).folder], PATIENCE) == 0
+        spool.tell(spool.run, summary={}, end="FINISHED")
+        assert deliverer.wait([spool.folder], PATIENCE) == 0
     run = everything(client())["train recipe"]
-    assert (run["status"], run["params"], run["files"]) == ("FINISHED", {"a": "1"}, ["a"])
-    refused = [json.loads(line) for line in (spool.folder.parent / "refused.jsonl").read_text().splitlines()]
-    assert [its["step"] for its in refused] == ["log", "log", "read"]
-    assert refused[0]["record"]["params"] == {"a": "2"}
-    assert "Changing param values is not allowed" in refused[0]["error"]
+    assert (run["status"], run["params"], run["files"]) == ("FINISHED", {"a": "1"}, ["a", "summary.json"])
+    told = deliverer.told(spool.folder)
+    assert told.refused == refused(spool.folder.parent) == 3
+    place = client().get_run(told.run_id).info.artifact_uri
+    assert read_json(Path(place) / "summary.json")["refused"] == 3
+    assert deliverer.told(begin("another").folder).refused == 0
+    aside = [json.loads(line) for line in (spool.folder.parent / REFUSED).read_text().splitlines()]
+    assert [its["step"] for its in aside] == ["log", "log", "read"]
+    assert aside[0]["record"]["params"] == {"a": "2"}
+    assert "Changing param values is not allowed" in aside[0]["error"]
     warned = [record.getMessage() for record in caplog.records if "refuses" in record.getMessage()]
     assert len(warned) == 2  # once for each reason
     assert spool.run in warned[0]
@@ -180,8 +188,26 @@ def test_what_belongs_to_a_refused_run_is_put_aside_with_it(
     spool.tell("child", start=Start(name="child", kind="member", key="c", parent="bad"), end="FINISHED")
     assert deliverer.wait([finish(spool).folder], PATIENCE) == 0
     assert {name: run["status"] for name, run in everything(client()).items()} == {"train recipe": "FINISHED"}
-    refused = [json.loads(line) for line in (spool.folder.parent / "refused.jsonl").read_text().splitlines()]
-    assert [its["step"] for its in refused] == ["start", "log", "end", "start", "end"]
+    aside = [json.loads(line) for line in (spool.folder.parent / REFUSED).read_text().splitlines()]
+    assert [its["step"] for its in aside] == ["start", "log", "end", "start", "end"]
+
+
+def test_a_package_whose_process_dies_is_registered_later(
+    story: Spool, deliverer: Deliverer, client: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where memory has run out just then."""
+    deaths: list[Exception] = [ProcessDied("save_model: its process was killed by SIGKILL"), MemoryError(), EOFError()]
+
+    def dying(*given: Any) -> None:
+        if deaths:
+            raise deaths.pop()
+        save(*given)
+
+    monkeypatch.setattr(registry, "apart", dying)
+    assert deliverer.wait([story.folder], PATIENCE) == 0
+    told = deliverer.told(story.folder)
+    assert (told.registered.version, told.refused) == (1, 0)  # type: ignore[union-attr]
+    assert everything(client())["train recipe"]["status"] == "FINISHED"
 
 
 def test_a_package_that_has_gone_is_not_registered_and_the_run_ends(
@@ -243,7 +269,7 @@ def test_what_was_put_right_between_a_refusal_and_the_check_is_sent_again(
 
     deliverer._do(SimpleNamespace(check=lambda: checks.append("well")), begin().folder, None, ("start", do))
     assert (refusals, checks) == ([], ["well"])
-    assert not list(deliverer.home.rglob(module.REFUSED))
+    assert not list(deliverer.home.rglob(REFUSED))
 
 
 def test_an_experiment_that_is_deleted_in_the_middle_is_waited_for(

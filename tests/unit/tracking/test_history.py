@@ -26,7 +26,8 @@ def history(common_tracker: Tracker) -> Callable[..., list[dict[str, Any]]]:
         tags["fuseline.best.kind"] = "mean"
         made = client.create_run(experiment, start_time=hour * HOUR, tags=tags).info.run_id
         scores = {"test/kind/accuracy": 0.9, "test/kind/accuracy_low": 0.8, "test/kind/accuracy_high": 0.95}
-        for name, value in {**scores, "test/size/rmse": 2.0, "gain/kind/accuracy": 0.1, "seconds/plan": 1.0}.items():
+        others = {"test/size/rmse": 2.0, "gain/kind/accuracy": 0.1, "members_failed": 1, "members_trained": 2}
+        for name, value in (scores | others).items():
             client.log_metric(made, name, value)
         client.set_terminated(made, status)
 
@@ -66,6 +67,7 @@ def test_a_name_with_signs_of_the_query_finds_nothing(history: Callable[..., Any
 def test_a_line_says_when_and_per_target_the_rule_and_the_scores(history: Callable[..., Any]) -> None:
     line = history("coffee", 1)[0]
     assert (line["recipe"], line["started"], line["version"]) == ("coffee", "1970-01-01 04:00", "coffee/4")
+    assert line["members"] == {"trained": 2, "reused": 0, "failed": 1}
     assert line["targets"] == {
         "kind": {"rule": "mean", "metrics": {"accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}}},
         "size": {"rule": "", "metrics": {"rmse": {"value": 2.0, "low": None, "high": None}}},

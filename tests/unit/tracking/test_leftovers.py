@@ -86,7 +86,7 @@ def test_nothing_is_mended_twice(dead: Callable[..., str], client: Callable[[], 
     run = dead()
     reconcile()
     again = reconcile()
-    assert (again.dead, again.delivered, again.waiting) == ([], 0, 0)
+    assert (again.dead, again.delivered, again.waiting, again.refused) == ([], 0, 0, 0)
     assert ends(run) == ["KILLED", "KILLED"]
 
 

@@ -10,7 +10,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from fuseline.data.schema import Schema, TargetSchema
-from fuseline.errors import PackageError, UserError
+from fuseline.errors import PackageError, ProcessDied, UserError
 from fuseline.tracking.records import Data, Start
 from fuseline.tracking.runs import Tracker, is_for_ever
 from fuseline.tracking.settings import load_settings
@@ -160,6 +160,9 @@ def answered(code: str) -> MlflowException:
         (OSError(28, "no room"), False),
         (UserError("the experiment was deleted"), False),
         (PackageError("damaged"), True),
+        (ProcessDied("save_model: its process was killed by SIGKILL"), False),
+        (MemoryError(), False),
+        (EOFError(), False),
         (TypeError("a mistake"), True),
     ],
     ids=lambda value: f"{type(value).__name__} {value}"[:40] if isinstance(value, Exception) else "",

@@ -84,6 +84,27 @@ def test_what_is_said_under_a_label_is_said_once_for_each_run(begin: Callable[..
     assert [record.run for record in records(spool)[1:]] == [spool.run, "child"]
 
 
+def test_a_step_of_a_curve_is_told_once_whichever_attempt_made_it(begin: Callable[..., Spool]) -> None:
+    """A failed member says its curve again whenever it has failed again, and once more when it is trained at last."""
+    spool = begin()
+    begun = Start(name="m", kind="member", key="m", parent=spool.run)
+    spool.tell("child", start=begun, points=[("loss", 0.5, 1001, 1)], metrics={"score": 1}, end="FAILED")
+    spool.close()
+    spool = begin()  # which reads it from disk
+    spool.tell("child", start=begun, points=[("loss", 0.5, 2001, 1), ("loss", 0.4, 2002, 2)], metrics={"score": 2}, end="FAILED")
+    spool.tell("child", start=begun, points=[("loss", 0.5, 3001, 1), ("rate", 0.1, 3001, 1), ("loss", 0.3, 3003, 3)])
+    spool.tell("another", points=[("loss", 0.5, 4001, 1)])
+    told = [(record.run, [point for point in record.points if point[3]]) for record in records(spool) if record.points]
+    assert told == [
+        ("child", [("loss", 0.5, 1001, 1)]),
+        ("child", [("loss", 0.4, 2002, 2)]),
+        ("child", [("rate", 0.1, 3001, 1), ("loss", 0.3, 3003, 3)]),
+        ("another", [("loss", 0.5, 4001, 1)]),
+    ]
+    scores = [point[1] for record in records(spool) for point in record.points if point[0] == "score"]
+    assert scores == [1, 2]  # a number without a step may change
+
+
 def test_a_run_that_had_ended_goes_on_and_says_why_it_had_ended(begin: Callable[..., Spool]) -> None:
     spool = begin()
     begun = Start(name="m", kind="member", key="m", parent=spool.run)
@@ -205,8 +226,11 @@ def test_the_end_of_a_run_has_room_on_a_full_disk(begin: Callable[..., Spool], m
     monkeypatch.setattr(module, "_write", full)
     with pytest.raises(NoRoomError):
         spool.tell(spool.run, metrics={"a": 1})
+    child = Start(name="m", kind="member", key="m", parent=spool.run)
+    with pytest.raises(NoRoomError):  # a child's end leaves the room to the run's own
+        spool.tell("child", start=child, end="FAILED")
     spool.tell(spool.run, tags={tags.REASON: "the disk is full"}, end="FAILED")
-    assert [record.end for record in records(spool)] == [None, "FAILED"]
+    assert [(record.run, record.end) for record in records(spool)] == [(spool.run, None), (spool.run, "FAILED")]
 
 
 # ------------------------------------------------------------------------------------------------- whose process died
@@ -254,6 +278,33 @@ def test_a_spool_is_held_until_it_is_closed(begin: Callable[..., Spool]) -> None
     spool.close()
     assert spool.run not in held()
     assert begin().run == spool.run
+
+
+def test_the_latest_run_of_a_plan_that_is_held_is_found_by_the_plan(begin: Callable[..., Spool]) -> None:
+    first, _ = begin("plan"), begin("another")
+    assert module.held_of("plan") is first
+    first.tell(first.run, end="FINISHED")
+    second = begin("plan")
+    assert module.held_of("plan") is second
+    assert module.held_of("a third") is None
+
+
+def test_a_run_goes_from_its_start_to_its_end(begin: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = begin()
+    going = [spool.is_going]
+    spool.tell("child", start=Start(name="m", kind="member", key="m", parent=spool.run), end="FINISHED")
+    going.append(spool.is_going)
+    spool.tell(spool.run, end="KILLED")
+    going.append(spool.is_going)
+    monkeypatch.setattr(spool, "_note", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        begin()
+    assert [*going, spool.is_going] == [True, True, False, True]
+
+
+def interrupted(*_: Any) -> None:
+    """A signal that comes when a record is on disk and not noted yet."""
+    raise KeyboardInterrupt
 
 
 def test_the_oldest_comes_first(begin: Callable[..., Spool], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import psutil
 import pytest
 
-from fuseline.devices import DeviceQueue
 from fuseline.family import _version, installed
 from fuseline.plan import Plan, make_plan
 from fuseline.recipe import Recipe
 from fuseline.store import Store
+from fuseline.training.queue import DeviceQueue
 from fuseline.training.supervise import Workers
 
 ODD = '''

@@ -20,10 +20,11 @@ from fuseline.partition import Share
 from fuseline.store import Store, read_json
 from fuseline.training import replica
 from fuseline.training.checkpoint import FOLDER, Care, Checkpoint, Stopped
+from fuseline.training.messages import KIND, Epoch
 from fuseline.training.optimizers import OPTIMIZERS
-from fuseline.training.replica import KIND, ReplicaJob, curve, load_network, train_into, train_together_into
+from fuseline.training.replica import ReplicaJob, curve, load_network, train_into, train_together_into
 from fuseline.training.strategies import STRATEGIES, reweigh
-from fuseline.training.train import Epoch, Start, say_all, train
+from fuseline.training.train import Start, say_all, train
 
 
 @pytest.fixture

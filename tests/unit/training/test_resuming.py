@@ -25,8 +25,9 @@ from fuseline.partition import Share
 from fuseline.training import checkpoint, material
 from fuseline.training.averaging import AVERAGES
 from fuseline.training.checkpoint import Care, Checkpoint, Keeper, Stopped
+from fuseline.training.messages import Epoch
 from fuseline.training.optimizers import OPTIMIZERS
-from fuseline.training.train import Epoch, Start, Trained, TrainSpec, train, train_together
+from fuseline.training.train import Start, Trained, TrainSpec, train, train_together
 
 DatasetOf = Callable[..., Dataset]
 SpecOf = Callable[..., TrainSpec]

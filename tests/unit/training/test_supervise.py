@@ -18,15 +18,16 @@ import numpy as np
 import psutil
 import pytest
 
-from fuseline.devices import DeviceQueue
 from fuseline.errors import MemberFailed, TrainingError
 from fuseline.plan import Plan
 from fuseline.recipe import Limits
 from fuseline.store import Store
 from fuseline.training import ending, watch
-from fuseline.training.replica import KIND, ReplicaJob, train_into
+from fuseline.training.messages import KIND, Progress
+from fuseline.training.queue import DeviceQueue
+from fuseline.training.replica import ReplicaJob, train_into
 from fuseline.training.supervise import Done, Workers
-from fuseline.training.worker import Progress, UnitJob
+from fuseline.training.worker import UnitJob
 
 Planned = Callable[..., tuple[Plan, Store]]
 ONCE = Limits(retries=0)
@@ -58,7 +59,7 @@ def writers(store: Store) -> list[psutil.Process]:
 @pytest.mark.parametrize(
     ("deed", "kind", "reason", "attempts"),
     [
-        ("fail", "raised", r"RuntimeError: no luck \(see \S+/store/failures/fail\.txt\)", 2),
+        ("fail", "raised", r"RuntimeError: no luck \(see \S+/store/failures/fail-\w{8}\.txt\)", 2),
         ("refuse", "raised", "it is not meant to be", 1),
         ("leave", "raised", r"SystemExit: 7 \(see .*\)", 2),
         ("drop", "killed", r"its process ended without a word \(code 3\)", 2),
@@ -171,7 +172,8 @@ def test_who_fails_is_tried_again_and_may_succeed(planned_odd: Planned, tmp_path
     plan, store = planned_odd("fail_twice", tries)
     job = unit((plan, store), "fail-twice", Limits(retries=3, wait_seconds=0.01))
     assert crew.train(job, "fail-twice", nothing) == Done(2, 2)
-    reason = f"OSError: try 0 (see {store.root / 'failures' / 'fail-twice.txt'})"
+    (trace,) = (file for file in (store.root / "failures").iterdir() if "OSError: try 0" in file.read_text())
+    reason = f"OSError: try 0 (see {trace})"
     assert crew.warnings == [f"member 'fail-twice' is tried again in 0.01 seconds (attempt 2 of 4): {reason}"]
 
 

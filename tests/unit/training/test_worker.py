@@ -16,19 +16,20 @@ import numpy as np
 import psutil
 
 from fuseline.plan import Plan
+from fuseline.planned import Planned
 from fuseline.store import Store
 from fuseline.training.ending import Failure
-from fuseline.training.replica import KIND, train_into
+from fuseline.training.messages import KIND, End, Job, Progress
+from fuseline.training.replica import train_into
 from fuseline.training.supervise import Done
 from fuseline.training.watch import Watched
-from fuseline.training.worker import End, Progress, UnitJob
 
 PARENT = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fuseline.devices import DeviceQueue
+from fuseline.training.queue import DeviceQueue
 from fuseline.plan import Plan
 from fuseline.store import Store
 from fuseline.training.supervise import Workers
@@ -41,7 +42,7 @@ if __name__ == "__main__":
 """
 
 
-def listened(job: UnitJob) -> list[Progress | End]:
+def listened(job: Job) -> list[Progress | End]:
     """All that a worker tells until it ends by itself."""
     heard: list[Progress | End] = []
     with Watched(job, "cpu") as worker:
@@ -100,7 +101,7 @@ def test_one_replica_s_failure_keeps_no_other_from_being_trained(planned_odd: Ca
     (tries / "0").touch()  # so that it fails once more
     plan, store = planned_odd("fail_twice", tries)
     first, second = (m for m in listened(plan.job("fail-twice", store)) if isinstance(m, End))
-    place = store.root / "failures" / "fail-twice.txt"
+    (place,) = (store.root / "failures").glob("fail-twice-*.txt")
     assert first == End("fail-twice", 0, Failure("raised", f"OSError: try 1 (see {place})", again=True))
     assert second == End("fail-twice", 1, True)
     assert "in fail_twice" in place.read_text()
@@ -114,6 +115,14 @@ def test_data_that_cannot_be_read_fail_every_replica_with_a_reason(planned: Call
     for end in ends:
         assert isinstance(end.result, Failure)
         assert "nowhere" in end.result.reason
+
+
+def test_a_plan_that_cannot_be_read_fails_every_replica_with_a_reason(planned: Callable[..., Any], tmp_path: Path) -> None:
+    plan, store = planned()
+    job = Planned.open(store.path("plan", plan.key)).job("mlp", store)
+    heard = listened(replace(job, plan=tmp_path / "nowhere"))
+    assert [(end.member, end.replica) for end in heard if isinstance(end, End)] == [("mlp", 0), ("mlp", 1)]
+    assert all(isinstance(end, End) and isinstance(end.result, Failure) and "nowhere" in end.result.reason for end in heard)
 
 
 def test_it_stops_between_two_steps_and_goes_on_from_there(planned_odd: Callable[..., Any], tmp_path: Path, crew: Any) -> None:
