@@ -22,6 +22,8 @@ from fuseline.store import read_json, write_json
 
 FORMAT = 3
 DESCRIPTION, WEIGHTS = "ensemble.json", "weights.safetensors"
+FITTED = "fitted.npy"
+"""The hashes of the rows that all of it was fitted on: see :mod:`fuseline.promotion.rows`."""
 
 
 class MemberFile(Part):

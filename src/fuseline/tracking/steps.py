@@ -9,7 +9,7 @@ from pathlib import Path
 from fuseline.report.summary import tracked
 from fuseline.tracking.delivery import State
 from fuseline.tracking.records import Files, Record
-from fuseline.tracking.registry import register
+from fuseline.tracking.registry import as_it_stands, register
 from fuseline.tracking.runs import Tracker
 from fuseline.tracking.tags import ORIGIN, VERSION
 
@@ -64,9 +64,12 @@ def steps(tracker: Tracker, folder: Path, record: Record, state: State, sent: bo
 
         yield "version", add_version
     if (tree := record.summary) is not None:
-        yield (
-            "summary",
-            lambda: tracker.client.log_dict(run_id(), tracked(tree, run_id(), state.registered, waiting=False), "summary.json"),
-        )
+
+        def keep_summary() -> None:
+            if state.registered is not None:  # it may have been promoted since it was registered
+                state.registered = as_it_stands(tracker, state.registered)
+            tracker.client.log_dict(run_id(), tracked(tree, run_id(), state.registered, waiting=False), "summary.json")
+
+        yield "summary", keep_summary
     if (end := record.end) is not None:
         yield "end", lambda: tracker.end(run_id(), end, record.at)
