@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 from flows.running import drain, without_collector
 from flows.server import wait_until_up
@@ -21,12 +22,12 @@ def run_promote(name: str, version: int, force: bool, reason: str | None, addres
         from tasks.promotion import DEPLOYMENT, is_deployed
     refuse_without_reason(force, reason)
     wait_until_up(address)
-    wanted = {"name": name, "version": version, "force": force, "reason": reason}
     if is_deployed():
+        wanted = {"name": name, "version": version, "force": force, "reason": reason}
         return _through(DEPLOYMENT, wanted, name, version)
     try:
         with owned():
-            return Outcome(**promote(**wanted))
+            return Outcome(**promote(name, version, force, reason))
     finally:
         drain()
 
@@ -36,7 +37,7 @@ def _through(deployment: str, wanted: dict[str, object], name: str, version: int
     from prefect.deployments import run_deployment
 
     since = time.time_ns() // 1_000_000
-    run = run_deployment(deployment, parameters=wanted, as_subflow=False)
+    run: Any = run_deployment(deployment, parameters=wanted, as_subflow=False)
     if run.state is None or not run.state.is_completed():
         said = "it has no state" if run.state is None else run.state.message or run.state.name
         raise FuselineError(f"{deployment} did not come to its end: {said}")

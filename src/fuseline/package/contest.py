@@ -202,4 +202,5 @@ def _of_package(registry: Registry, plan: Plan, rows: Rows, its: _Loaded) -> dic
 
 def _keep(answers: Mapping[str, Answer], said: Path) -> None:
     with said.open("wb") as file:
-        np.savez(file, **{name: its.values.numpy()[:SHOWN] for name, its in answers.items()})
+        said = {name: values.numpy()[:SHOWN] for name, (values, _, _) in answers.items()}
+        np.savez(file, allow_pickle=False, **said)

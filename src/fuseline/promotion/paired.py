@@ -82,4 +82,4 @@ def _hall(y: float, skew: float, count: int) -> float:
 
 def _by_unit(values: Floats, units: NDArray[np.integer[Any]]) -> Floats:
     _, number = np.unique(units, return_inverse=True)
-    return np.bincount(number, np.asarray(values, np.float64))
+    return np.asarray(np.bincount(number, np.asarray(values, np.float64)), np.float64)

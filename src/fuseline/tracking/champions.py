@@ -188,7 +188,8 @@ class Champions:
     def _runs(self, text: str) -> list[Run]:
         """The runs of this model's history that meet a condition, the newest first."""
         wanted = f"tags.`{tags.KIND}` = '{KIND}' and tags.`{tags.MODEL}` = '{self.name}' and {text}"
-        found, page = [], None
+        found: list[Run] = []
+        page = None
         while True:
             some = self._client.search_runs(
                 [self._tracker.experiment], wanted, order_by=["attributes.start_time DESC"], page_token=page

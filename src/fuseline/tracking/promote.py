@@ -62,8 +62,7 @@ class Outcome:
 
 
 def promote(settings: Settings, name: str, version: int, reason: str | None = None) -> Outcome:
-    """Judge a version against the champion of now, and let it take its place if it passes, or whatever the gate says if there is a
-    reason to.
+    """Judge a version against the champion of now, and let it take its place if it passes; with a reason, whatever the gate says.
 
     Raises:
         UserError: there is no such version, or its test rows are not in the store here.
