@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from fuseline.component import Part, explain, unknown
 from fuseline.data.schema import Schema
 from fuseline.errors import PackageError
+from fuseline.evaluation.conformal import Conformal
 from fuseline.fusion.combine import Combiner
 from fuseline.fusion.combiners import COMBINERS
 from fuseline.models.network import Network, NetworkSpec
@@ -34,12 +35,13 @@ class MemberFile(Part):
 
 class TargetFile(Part):
     """A target's fusion rule, the combiner that serves it, the number that calibrates it, and what the combiner looks at besides
-    the members' outputs: ``features``, ``inputs``."""
+    the members' outputs: ``features``, ``inputs``; and how its sets or intervals are made, where there were calibration rows."""
 
     rule: str
     combiner: str
     number: float
     looks: list[str] = []
+    conformal: Conformal | None = None
 
 
 class Description(Part):
