@@ -40,7 +40,7 @@ def run_train(recipe: Recipe, address: str, console: Console) -> dict[str, Any]:
             return job()
     finally:
         mending.join(MENDING)
-        _drain()
+        drain()
 
 
 def mend(address: str) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def without_collector() -> Iterator[None]:
         gc.enable()
 
 
-def _drain() -> None:
+def drain() -> None:
     """Send what Prefect still holds back, before its server is stopped."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogHandler

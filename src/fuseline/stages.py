@@ -17,6 +17,7 @@ from fuseline.component import Component
 from fuseline.evaluation.report import evaluate
 from fuseline.footprint import require_room
 from fuseline.fusion.fuse import FusedTarget, fuse_target
+from fuseline.package.batch import Predicted, predict_file
 from fuseline.package.build import build_package
 from fuseline.plan import Plan, make_plan
 from fuseline.recipe import Recipe
@@ -92,6 +93,11 @@ def package(plan: Path, bank: Path, fused: Sequence[Path]) -> Made:
 def example(plan: Path) -> pd.DataFrame | NDArray[Any]:
     """A few raw rows of a plan's data."""
     return Plan.open(plan).example()
+
+
+def predict(package: Path, source: Path, target: Path, rejects: Path, id_: str | None, resize: bool) -> Predicted:
+    """See :func:`fuseline.package.batch.predict_file`."""
+    return predict_file(package, source, target, rejects, id_=id_, resize=resize)
 
 
 def unmet(report: Path, floors: Mapping[str, Mapping[str, float]]) -> list[str]:
