@@ -65,7 +65,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int) -> None:
     while time.monotonic() < end and process.poll() is None:
         with (
             suppress(urllib.error.URLError, OSError),
-            urllib.request.urlopen(f"http://{HOST}:{port}/ping", timeout=5) as answer,  # noqa: S310
+            urllib.request.urlopen(f"http://{HOST}:{port}/ping", timeout=5) as answer,
         ):
             if answer.status == 200:
                 return

@@ -66,4 +66,6 @@ def keygen(folder: Annotated[Path, typer.Argument(help="Where the two files go."
 
         private, public = make_pair(folder)
         screen.print("In mlflow.yml, where packages are made and where they are used:", highlight=False)
-        screen.print(f"signing:\n  private_key: {private}\n  public_keys: [{public}]", markup=False, highlight=False, soft_wrap=True)
+        screen.print(
+            f"signing:\n  private_key: {private}\n  public_keys: [{public}]", markup=False, highlight=False, soft_wrap=True
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -16,9 +16,13 @@ from fuseline.tracking.spool import opened
 from fuseline.tracking.spool import start_run as start_spool
 from tasks.records import RunRecord
 
+if TYPE_CHECKING:  # one loads MLflow and the other torch, which this process needs later or not at all
+    from fuseline.package.batch import Predicted
+    from fuseline.tracking.versions import Fetched
+
 
 @task(name="fetch and verify", cache_policy=NO_CACHE, persist_result=False)
-def fetch_version(model: str, folder: Path) -> Any:
+def fetch_version(model: str, folder: Path) -> Fetched:
     """See :func:`fuseline.tracking.versions.fetch`."""
     from fuseline.tracking.settings import load_settings
     from fuseline.tracking.versions import fetch
@@ -27,7 +31,7 @@ def fetch_version(model: str, folder: Path) -> Any:
 
 
 @task(name="track the prediction", cache_policy=NO_CACHE, persist_result=False)
-def start_prediction(version: Any, data: str, out: str, rejects: str) -> RunRecord:
+def start_prediction(version: Fetched, data: str, out: str, rejects: str) -> RunRecord:
     """Continue the unfinished run that predicts the same into the same file, or start one, in the experiment of the recipe."""
     recipe = version.provenance["recipe"]["name"]
     named = f"{version.name}/{version.version}"
@@ -41,18 +45,19 @@ def start_prediction(version: Any, data: str, out: str, rejects: str) -> RunReco
 
 
 @task(name="predict", cache_policy=NO_CACHE, persist_result=False)
-def predict_rows(version: Any, data: str, out: str, rejects: str) -> Any:
+def predict_rows(version: Fetched, data: str, out: str, rejects: str) -> Predicted:
     """See :func:`fuseline.package.batch.predict_file`."""
     recipe = version.provenance["recipe"]["data"]
     source = recipe["source"]
     pictures = source.get("image_folder") if isinstance(source, dict) else None
     resize = pictures is not None and pictures.get("size") is not None
     places = (version.package, Path(data), Path(out).absolute(), Path(rejects).absolute())
-    return apart("fuseline.stages:predict", *places, recipe["id"], resize)
+    done: Predicted = apart("fuseline.stages:predict", *places, recipe["id"], resize)
+    return done
 
 
 @task(name="track the result", cache_policy=NO_CACHE, persist_result=False)
-def finish_prediction(run: RunRecord, done: Any, seconds: float) -> None:
+def finish_prediction(run: RunRecord, done: Predicted, seconds: float) -> None:
     """The run ends as finished, with its counts."""
     counts = {"rows": done.rows, "rejected": done.rejected, "parts": done.parts, "parts_reused": done.reused, "seconds": seconds}
     opened(run.run_id).tell(run.run_id, metrics=counts, end="FINISHED")

@@ -248,8 +248,10 @@ class Calibration(Part):
 
 
 class Evaluation(Part):
-    """How the test rows are scored: bootstrap ``resamples`` and the ``level`` of the intervals. ``coverage`` is how often the sets
-    of classes and the intervals that a package gives with its predictions are to hold the truth."""
+    """How the test rows are scored: bootstrap ``resamples`` and the ``level`` of the intervals.
+
+    ``coverage`` is how often the sets of classes and the intervals that a package gives with its predictions hold the truth.
+    """
 
     resamples: int = Field(1000, ge=100)
     level: float = Field(0.95, gt=0.5, lt=1)

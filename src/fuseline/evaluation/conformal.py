@@ -17,8 +17,8 @@ Tibshirani and Wasserman 2018, theorem 2.2).
 **The calibration rows are used twice**, for the one number that calibrates a fused output and for t. For a regression that changes
 nothing: a factor on all variances cancels out of t·σ. For the others the scores of the calibration rows are slightly too good for
 having been fitted by one number, so the statement above holds only about: by what one number out of n rows can do, of the order
-1/n. It holds exactly with ``calibration.method: none``. Where rows come in groups, so many groups and not rows are exchangeable, and
-the coverage varies more than n says.
+1/n. It holds exactly with ``calibration.method: none``. Where rows come in groups, so many groups and not rows are exchangeable,
+and the coverage varies more than n says.
 
 Shapes: B rows, C classes, quantiles or 1.
 """

@@ -63,13 +63,14 @@ class Answers:
         return TYPES[type(self.schema.targets[target].classes[0])]
 
     def _conformal(self, target: str, said: Answer) -> Iterator[tuple[str, pa.Array]]:
-        rule, values = self.rules[target], said.values.numpy()
+        rule, values, total = self.rules[target], *(part.numpy() for part in said[:2])
         if rule.score == "probability":
-            rows, classes = np.nonzero(inside := classes_in(rule, values))
+            inside = classes_in(rule, values)
+            classes = np.nonzero(inside)[1]
             offsets = np.append(0, inside.sum(1).cumsum()).astype(np.int32)
             known = pa.array(self.schema.targets[target].classes, self._kind(target))
             yield f"{target}_set", pa.ListArray.from_arrays(offsets, known.take(pa.array(classes)))
             return
-        low, high = interval(rule, values, said.uncertainty.numpy())
+        low, high = interval(rule, values, total)
         yield f"{target}_low", pa.array(low)
         yield f"{target}_high", pa.array(high)

@@ -66,7 +66,7 @@ def predict_file(
 
     Args:
         package: the folder of a verified package.
-        target: a Parquet file: the rows' ids, or their numbers, and then the columns of :class:`fuseline.package.answers.Answers`.
+        target: a Parquet file: the rows' ids or their numbers, and what :mod:`fuseline.package.answers` says.
         rejects: a Parquet or CSV file of the rows that can't be answered: ``row``, ``id``, ``reason``.
         id_: the column of ids, if the source has one.
         resize: whether picture files are brought to the size that the ensemble reads.
@@ -208,9 +208,8 @@ def _why(part: Part, place: int, numeric: list[str]) -> str:
         return "the picture holds a value that is not finite"
     row = part.rows.iloc[[place]]
     name = next(name for name in numeric if not _numbers_sound(row, name).all())
-    value = plain(row[name].iloc[0])
-    infinite = isinstance(value, float) and np.isinf(value)
-    return f"column {name!r}: {value!r} is not {'finite' if infinite else 'a number'}"
+    infinite = np.isinf(pd.to_numeric(row[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)).all()
+    return f"column {name!r}: {plain(row[name].iloc[0])!r} is not {'finite' if infinite else 'a number'}"
 
 
 def _assemble(folder: Path, target: Path, rejects: Path) -> Predicted:

@@ -53,7 +53,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be read: the inputs of a schema, the column of the ids, and whether pictures are brought to the schema's size."""
+    """What is to be read: the inputs of a schema, the column of ids, and whether pictures are brought to the schema's size."""
 
     schema: Schema
     id: str | None = None
@@ -101,7 +101,9 @@ def _kind(source: Path, schema: Schema) -> str:
     if kind not in READERS:
         raise DataError(f"{source}: rows are read from a .parquet, .csv or .npz file, or from a folder of pictures.")
     if kind in (".parquet", ".csv") and schema.image is not None:
-        raise DataError(f"{source}: this ensemble reads pictures, and a {kind} file holds a table; give a folder or an .npz file.")
+        raise DataError(
+            f"{source}: this ensemble reads pictures, and a {kind} file holds a table; give a folder or an .npz file."
+        )
     if kind == "folder" and (schema.image is None or schema.image_dtype != "uint8"):
         raise DataError(f"{source}: this ensemble does not read picture files; give its inputs in a .parquet, .csv or .npz file.")
     return kind

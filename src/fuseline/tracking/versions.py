@@ -98,14 +98,14 @@ def _found(client: MlflowClient, settings: Settings, reference: str) -> ModelVer
         raise UserError(f"{reference!r} names no version of a model; write NAME@ALIAS, as wine@champion, or NAME/VERSION.")
     name = wanted["name"]
     try:
-        model = _asked(settings, client.get_registered_model, name)
+        model = _asked(client.get_registered_model, name)
         if model is None:
             known = [its.name for its in client.search_registered_models(max_results=20)]
             raise UserError(f"no model {name!r} is registered; {_choice(known)}.")
         number = wanted["version"] or model.aliases.get(wanted["alias"])
         if number is None:
             raise UserError(f"the model {name!r} has no alias {wanted['alias']!r}; {_choice(sorted(model.aliases))}.")
-        version: ModelVersion | None = _asked(settings, client.get_model_version, name, str(number))
+        version: ModelVersion | None = _asked(client.get_model_version, name, str(number))
         if version is None:
             numbers = sorted(int(its.version) for its in client.search_model_versions(f"name = '{name}'"))
             raise UserError(f"the model {name!r} has no version {number}; {_choice([str(its) for its in numbers])}.")
@@ -114,7 +114,7 @@ def _found(client: MlflowClient, settings: Settings, reference: str) -> ModelVer
     return version
 
 
-def _asked(settings: Settings, question: Any, *names: str) -> Any:
+def _asked(question: Any, *names: str) -> Any:
     """What the registry answers; None where it knows no such thing."""
     try:
         return question(*names)

@@ -245,7 +245,7 @@ def test_a_key_that_is_none_is_named(folder: Path, pair: tuple[Path, Path], tmp_
     seal(folder, "artifacts/key", {}, pair[0])
     if content is not None:
         (tmp_path / "other.pub").write_bytes(content)
-    with pytest.raises(UserError, match="other.pub: this public key"):
+    with pytest.raises(UserError, match=r"other\.pub: this public key"):
         verify(folder, [tmp_path / "other.pub"])
 
 
