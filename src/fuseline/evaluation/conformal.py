@@ -1,24 +1,24 @@
-"""Sets of classes and intervals of values that hold the truth with a probability that is asked for: split conformal prediction.
+"""Sets of classes and intervals of values that hold the truth with a probability asked for: split conformal prediction.
 
 The calibration rows' scores say how far off the truth the ensemble may be; the threshold t is their quantile of the level
 ⌈(n + 1)·coverage⌉ / n. If a new row and the n calibration rows are exchangeable, and nothing else was fitted on these, then
 
     coverage ≤ P(truth in the set) ≤ coverage + 1 / (n + 1)     (the upper bound where scores have no ties),
 
-over the draw of both: on the whole, not for each class or each kind of row (Vovk, Gammerman and Shafer 2005; Lei, G'Sell, Rinaldo,
-Tibshirani and Wasserman 2018, theorem 2.2).
+over the draw of both: on the whole, not for each class or each kind of row (Vovk, Gammerman and Shafer 2005; Lei, G'Sell,
+Rinaldo, Tibshirani and Wasserman 2018, theorem 2.2).
 
 - classification, ordinal: the score is 1 − p(true class), the set {c: p(c) ≥ 1 − t}, which is the smallest on average (least
   ambiguous sets: Sadinle, Lei and Wasserman 2019). The answer itself is always in, which can only raise the coverage.
 - regression: |y − μ| / σ, and μ ± t·σ (locally weighted: Lei et al. 2018, section 5.2).
-- quantile: max(q_low − y, y − q_high), and [q_low − t, q_high + t] (conformalized quantile regression: Romano, Patterson and Candès
-  2019). t may be negative.
+- quantile: max(q_low − y, y − q_high), and [q_low − t, q_high + t] (conformalized quantile regression: Romano, Patterson and
+  Candès 2019). t may be negative.
 
-**The calibration rows are used twice**, for the one number that calibrates a fused output and for t. For a regression that changes
-nothing: a factor on all variances cancels out of t·σ. For the others the scores of the calibration rows are slightly too good for
-having been fitted by one number, so the statement above holds only about: by what one number out of n rows can do, of the order
-1/n. It holds exactly with ``calibration.method: none``. Where rows come in groups, so many groups and not rows are exchangeable,
-and the coverage varies more than n says.
+**The calibration rows are used twice**, for the one number that calibrates a fused output and for t. For a regression that
+changes nothing: a factor on all variances cancels out of t·σ. For the others the scores of the calibration rows are slightly too
+good for having been fitted by one number, so the statement above holds only about: by what one number out of n rows can do, of
+the order 1/n. It holds exactly with ``calibration.method: none``. Where rows come in groups, so many groups and not rows are
+exchangeable, and the coverage varies more than n says.
 
 Shapes: B rows, C classes, quantiles or 1.
 """

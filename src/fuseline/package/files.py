@@ -19,9 +19,9 @@ from fuseline.models.network import Network, NetworkSpec
 from fuseline.package.ensemble import Ensemble
 from fuseline.package.group import Member
 from fuseline.package.precision import Precision, has_units
-from fuseline.store import read_json, write_json
+from fuseline.store import MANIFEST, damage, read_json, write_json
 
-FORMAT = 3
+FORMAT = 4
 DESCRIPTION, WEIGHTS = "ensemble.json", "weights.safetensors"
 
 
@@ -84,7 +84,13 @@ def load_description(folder: Path) -> Description:
 
 
 def load_ensemble(folder: Path) -> Ensemble:
-    """Rebuild an ensemble from its files, in evaluation mode."""
+    """Rebuild an ensemble from its files, in evaluation mode.
+
+    Raises:
+        PackageError: the files are not those that the store's manifest beside them names, or can't be read.
+    """
+    if (folder / MANIFEST).exists() and (wrong := damage(folder)) is not None:
+        raise PackageError(f"{folder}: the package is refused: {wrong}.")
     description = load_description(folder)
     tensors = load_file(folder / WEIGHTS)
 
