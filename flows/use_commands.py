@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.shell import AsJson, app, messages, screen, user_errors
+from flows.signals import Interrupted
 
 Model = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION, as wine@champion.", show_default=False)]
 
@@ -55,7 +56,11 @@ def serve(
     with user_errors():
         from flows.serving import serve as serve_model
 
-        serve_model(model, port, messages)
+        try:
+            serve_model(model, port, messages)
+        except Interrupted as end:  # that is how it ends
+            messages.print(f"{end}")
+            raise typer.Exit(end.exit_code) from None
 
 
 @app.command()

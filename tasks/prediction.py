@@ -9,6 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from fuseline.apart import apart
+from fuseline.package.predicted import Predicted
 from fuseline.store import content_key
 from fuseline.tracking import tags
 from fuseline.tracking.deliver import deliverer, without_secrets
@@ -16,9 +17,8 @@ from fuseline.tracking.spool import opened
 from fuseline.tracking.spool import start_run as start_spool
 from tasks.records import RunRecord
 
-if TYPE_CHECKING:  # one loads MLflow and the other torch, which this process needs later or not at all
-    from fuseline.package.batch import Predicted
-    from fuseline.tracking.versions import Fetched
+if TYPE_CHECKING:
+    from fuseline.tracking.versions import Fetched  # loads MLflow
 
 
 @task(name="fetch and verify", cache_policy=NO_CACHE, persist_result=False)

@@ -17,8 +17,9 @@ from fuseline.component import Component
 from fuseline.evaluation.report import evaluate
 from fuseline.footprint import require_room
 from fuseline.fusion.fuse import FusedTarget, fuse_target
-from fuseline.package.batch import Predicted, predict_file
+from fuseline.package.batch import predict_file
 from fuseline.package.build import build_package
+from fuseline.package.predicted import Predicted
 from fuseline.plan import Plan, make_plan
 from fuseline.recipe import Recipe
 from fuseline.report.plots import draw_all, draw_partition

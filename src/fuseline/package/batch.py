@@ -30,22 +30,14 @@ from fuseline.package.answers import Answers
 from fuseline.package.ensemble import Ensemble
 from fuseline.package.files import load_description, load_ensemble
 from fuseline.package.predict import answer
-from fuseline.package.readers import Bad, Part, Wanted, id_column, identity, parts
+from fuseline.package.predicted import Predicted
+from fuseline.package.readers import id_column, identity, parts
+from fuseline.package.rows import Bad, Part, Wanted
 from fuseline.package.stream import parquet_writer, stream
 from fuseline.store import code_version, content_key, home, locked
 
 REJECTED = pa.schema([("row", pa.int64()), ("id", pa.string()), ("reason", pa.string())])
 CODE = ("data", "evaluation", "fusion", "models", "package")
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """How many rows were answered and how many rejected, in how many parts, and how many of these were there already."""
-
-    rows: int
-    rejected: int
-    parts: int
-    reused: int
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,8 @@ def test_who_was_killed_after_a_call_registers_once_all_the_same(
     assert (version.version, version.aliases) == (2, [CHALLENGER])
     assert holders(common_tracker, earlier.name) == {CHAMPION: 1, CHALLENGER: 2}
     versions = common_tracker.client.search_model_versions(f"name = '{earlier.name}'")
-    assert sorted((str(v.version), v.tags) for v in versions) == [("1", {PACKAGE: "one"}), ("2", {PACKAGE: "two"})]
+    tags = [{PACKAGE: key, MANIFEST: f"manifest of {key}"} for key in ("one", "two")]
+    assert sorted((str(v.version), v.tags) for v in versions) == list(zip(("1", "2"), tags, strict=True))
     models = common_tracker.client.search_logged_models([common_tracker.experiment], f"name = '{earlier.name}'")
     assert len(models) == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def settings(common_tracker: Tracker) -> Settings:
 @pytest.fixture
 def registered(common_tracker: Tracker, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., tuple[str, Path]]:
     """Register a sealed folder as the next version of this test's model; its name and where its files lie."""
-    name = request.node.name.replace("[", "-").replace("]", "")
+    name = re.sub(r"\W+", "-", request.node.name)
 
     def go(tagged: bool = True) -> tuple[str, Path]:
         client = common_tracker.client
