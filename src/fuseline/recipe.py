@@ -249,10 +249,14 @@ class Calibration(Part):
 
 
 class Evaluation(Part):
-    """How the test rows are scored: bootstrap ``resamples`` and the ``level`` of the intervals."""
+    """How the test rows are scored: bootstrap ``resamples`` and the ``level`` of the intervals.
+
+    ``coverage`` is how often the sets of classes and the intervals that a package gives with its predictions hold the truth.
+    """
 
     resamples: int = Field(1000, ge=100)
     level: float = Field(0.95, gt=0.5, lt=1)
+    coverage: float = Field(0.9, gt=0, lt=1)
 
 
 class Recipe(Part):

@@ -17,7 +17,9 @@ from fuseline.component import Component
 from fuseline.evaluation.report import evaluate
 from fuseline.footprint import require_room
 from fuseline.fusion.fuse import FusedTarget, fuse_target
+from fuseline.package.batch import predict_file
 from fuseline.package.build import build_package
+from fuseline.package.predicted import Predicted
 from fuseline.plan import Plan, make_plan
 from fuseline.recipe import Recipe
 from fuseline.report.plots import draw_all, draw_partition
@@ -92,6 +94,11 @@ def package(plan: Path, bank: Path, fused: Sequence[Path]) -> Made:
 def example(plan: Path) -> pd.DataFrame | NDArray[Any]:
     """A few raw rows of a plan's data."""
     return Plan.open(plan).example()
+
+
+def predict(package: Path, source: Path, target: Path, rejects: Path, id_: str | None, resize: bool) -> Predicted:
+    """See :func:`fuseline.package.batch.predict_file`."""
+    return predict_file(package, source, target, rejects, id_=id_, resize=resize)
 
 
 def unmet(report: Path, floors: Mapping[str, Mapping[str, float]]) -> list[str]:
