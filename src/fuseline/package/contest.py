@@ -25,7 +25,7 @@ from fuseline.package.files import FITTED, load_description, load_ensemble
 from fuseline.package.predict import answer
 from fuseline.plan import Plan
 from fuseline.promotion.gate import Champion, aligned, judge
-from fuseline.promotion.guards import Tested
+from fuseline.promotion.guards import Judged
 from fuseline.promotion.rows import among, id_hashes, sketch
 from fuseline.promotion.verdict import Contestant, Earlier
 
@@ -123,7 +123,7 @@ def _answers(plan: Plan, rows: Rows, its: _Loaded) -> tuple[dict[str, Answer], N
 
 def _tested(
     plan: Plan, rows: Rows, answers: Mapping[str, Answer], columns: Mapping[str, NDArray[Any]]
-) -> Iterator[tuple[str, tuple[Tested, NDArray[np.bool_]]]]:
+) -> Iterator[tuple[str, tuple[Judged, NDArray[np.bool_]]]]:
     """Per target its test rows, and which of the rows those are (N,)."""
     units = plan.units[rows]
     for name, schema in plan.dataset.schema.targets.items():
@@ -131,7 +131,7 @@ def _tested(
         known = schema.known(target)
         said = _predicted(schema, answers[name], known)
         own = {column: values[known] for column, values in columns.items()}
-        yield name, (Tested(schema, target[known], said, units[known], own), known)
+        yield name, (Judged(schema, target[known], said, units[known], own), known)
 
 
 def _predicted(schema: TargetSchema, its: Answer, known: NDArray[np.bool_]) -> Predicted:

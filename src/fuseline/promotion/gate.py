@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fuseline.conditions import Registry
 from fuseline.data.schema import TargetSchema
 from fuseline.evaluation.metrics import Predicted
-from fuseline.promotion.guards import Tested, absolute
+from fuseline.promotion.guards import Judged, absolute
 from fuseline.promotion.paired import level_of, paired_gain
 from fuseline.promotion.rows import share_rows
 from fuseline.promotion.scores import DEFAULT, can_lose, row_gains
@@ -47,7 +47,7 @@ def attempt_of(challenger: str, sketch: Sequence[str], earlier: Sequence[Earlier
 
 def judge(
     challenger: str,
-    tested: Mapping[str, Tested],
+    tested: Mapping[str, Judged],
     champion: Champion | None,
     registry: Registry,
     *,
@@ -75,7 +75,7 @@ def judge(
     return decided(challenger, None if champion is None else champion.name, checks, sketch=list(sketch), **rest)
 
 
-def _relative(tested: Mapping[str, Tested], champion: Champion, registry: Registry, attempt: int, level: float) -> list[Check]:
+def _relative(tested: Mapping[str, Judged], champion: Champion, registry: Registry, attempt: int, level: float) -> list[Check]:
     if "" in champion.refused:
         return [Check(name="comparable", bound="the same test rows", passed=False, says=champion.refused[""])]
     checks = []
@@ -93,7 +93,7 @@ def _relative(tested: Mapping[str, Tested], champion: Champion, registry: Regist
     return checks
 
 
-def gained(name: str, tested: Tested, champion: Predicted, metric: str, min_gain: float, attempt: int, level: float) -> Check:
+def gained(name: str, tested: Judged, champion: Predicted, metric: str, min_gain: float, attempt: int, level: float) -> Check:
     """Whether the lower bound of the paired gain is above what is asked for; a gain that is not a number never is."""
     gains = row_gains(tested.schema.kind, metric, tested.target, champion, tested.said)
     gain = paired_gain(gains.scores, gains.weights, tested.units, level, can_lose(metric))

@@ -28,7 +28,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Tested:
+class Judged:
     """The N test rows of a target: what is true, what the challenger says, the units that they are resampled by, and their input
     columns as words by name (N,)."""
 
@@ -40,7 +40,7 @@ class Tested:
 
 
 def absolute(
-    tested: Mapping[str, Tested], registry: Registry, package: Mapping[str, float], count: int, seed: int
+    tested: Mapping[str, Judged], registry: Registry, package: Mapping[str, float], count: int, seed: int
 ) -> list[Check]:
     """A check for each floor and each guard, in the recipe's order."""
     checks = []
@@ -62,7 +62,7 @@ def guards(registry: Registry) -> Iterator[Guard]:
     yield from registry.guards
 
 
-def measured(guard: Guard, tested: Tested, count: int, seed: int) -> Measured:
+def measured(guard: Guard, tested: Judged, count: int, seed: int) -> Measured:
     """What a guard is about, with its interval; NaN if no test row is among those that it looks at."""
     kept, metric = chosen(guard, tested), guard.metric
     if not kept.any():
@@ -78,7 +78,7 @@ def measured(guard: Guard, tested: Tested, count: int, seed: int) -> Measured:
     return Measured(*interval(scores, metric, LEVEL))
 
 
-def chosen(guard: Guard, tested: Tested) -> NDArray[np.bool_]:
+def chosen(guard: Guard, tested: Judged) -> NDArray[np.bool_]:
     """The test rows (N,) that a guard looks at. Precision is the accuracy on the rows that are said to be of a class."""
     kept = np.ones(len(tested.target), bool)
     if guard.of_class is not None:

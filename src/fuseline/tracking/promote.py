@@ -139,7 +139,9 @@ def history(settings: Settings, name: str) -> list[Event]:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             raise UserError(f"no model {name!r} is registered.") from None
-        return Champions(settings, name).events()
+        champions = Champions(settings, name)
+        champions.keep_true()
+        return champions.events()
 
 
 def _is_champion(name: str, version: int) -> Outcome:

@@ -55,6 +55,7 @@ def tagged_entries(tags: dict[str, str]) -> list[tuple[str, str]]:
     texts = [text for name, text in sorted(tags.items()) if name == ENTRIES or name.startswith(f"{ENTRIES}.")]
     return [(kind, key) for text in texts for kind, _, key in (word.partition("/") for word in text.split())]
 
+
 PLAN = "fuseline.plan"
 """Of a version: the key of the plan that made it last; its test rows are those that the version is judged on."""
 

@@ -15,7 +15,7 @@ from fuseline.data.schema import Schema, TargetSchema
 from fuseline.errors import RecipeError
 from fuseline.evaluation.metrics import Predicted
 from fuseline.promotion.gate import Champion, attempt_of, judge
-from fuseline.promotion.guards import Tested, check_registry
+from fuseline.promotion.guards import Judged, check_registry
 from fuseline.promotion.verdict import Earlier, Verdict
 
 KINDS = {
@@ -33,9 +33,9 @@ def right_by(share: float, seed: int = 0, sure: float = 0.8) -> Predicted:
     return Predicted(np.stack([first, 1 - first], axis=1))
 
 
-def held(said: Predicted, target: Any = None, **columns: Any) -> dict[str, Tested]:
+def held(said: Predicted, target: Any = None, **columns: Any) -> dict[str, Judged]:
     true = np.zeros(ROWS, np.int64) if target is None else target
-    return {"kind": Tested(KINDS["kind"], true, said, np.arange(ROWS), columns)}
+    return {"kind": Judged(KINDS["kind"], true, said, np.arange(ROWS), columns)}
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_what_is_no_number_never_passes(verdict: Callable[..., Verdict], broken:
 def test_on_several_targets_all_must_pass_that_are_compared(verdict: Callable[..., Verdict]) -> None:
     old, new = Predicted(np.full((ROWS, 1), 1.0)), Predicted(np.full((ROWS, 1), 2.0))
     noise = np.random.default_rng(0).normal(size=ROWS)
-    both = {**held(right_by(0.9)), "size": Tested(KINDS["size"], noise, new, np.arange(ROWS), {})}
+    both = {**held(right_by(0.9)), "size": Judged(KINDS["size"], noise, new, np.arange(ROWS), {})}
     champion = Champion("m/1", {"kind": right_by(0.7), "size": old}, {})
     strict = judge("m/2", both, champion, Registry(), resamples=100)
     assert [check.passed for check in strict.checks] == [True, False]
@@ -166,7 +166,7 @@ def test_guards_look_at_classes_and_slices(guard: dict[str, Any], value: float) 
     target = np.repeat([0, 0, 1, 1], quarter)
     named = np.repeat([0, 0, 0, 1], quarter)
     sex, age = np.repeat(["m", "f", "f", "m"], quarter), np.repeat(["7", "8", "8", "7"], quarter)
-    its = {"kind": Tested(KINDS["kind"], target, Predicted(np.eye(2)[named]), np.arange(ROWS), {"sex": sex, "age": age})}
+    its = {"kind": Judged(KINDS["kind"], target, Predicted(np.eye(2)[named]), np.arange(ROWS), {"sex": sex, "age": age})}
     for bound, passed in (({"min": value - 0.01}, True), ({"min": value + 0.01}, False), ({"max": value - 0.01}, False)):
         found = judge("m/1", its, None, Registry.model_validate({"guards": [{**guard, **bound}]}), resamples=100)
         assert found.checks[0].value == pytest.approx(value)
