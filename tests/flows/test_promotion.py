@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -78,8 +79,10 @@ def test_by_hand_a_better_version_is_judged_promoted_rolled_back_and_forced(grow
     back = call("rollback", "wine", "--reason", "only to see", "--json").summary
     assert (back["event"], back["from"], back["to"], back["why"]) == ("rolled back", 2, 1, "only to see")
 
-    again = call("run", recipe, "--json", *BETTER).summary  # by itself, it would judge; that it was rolled back it does not know
-    assert again["promotion"] in ("promoted", "kept")
+    again = call("run", recipe, "--json", *BETTER).summary
+    assert again["promotion"] == "kept"
+    assert "was rolled back (only to see)" in again["promotion_reason"]
+    assert call("promote", "wine", "2").code == 0
 
     refused = call("promote", "wine", "1", "--force")
     assert refused.code == 2
@@ -117,9 +120,9 @@ def test_a_champion_that_was_fitted_on_the_test_rows_is_not_compared(first_run: 
     other = commands("run", first_run.recipe, "--json", "--set", "data.split.seed=7", home=first_run.home).summary
     assert other["promotion"] == "kept"
     done = commands("promote", "wine", other["registered"]["version"], "--json", home=first_run.home)
-    verdict = __import__("json").loads(done.out)["verdict"]
-    assert [check["name"] for check in verdict["checks"] if not check["passed"]][0] == "comparable"
-    assert "was fitted on" in verdict["checks"][0]["says"]
+    check, *_ = json.loads(done.out)["verdict"]["checks"]
+    assert (done.code, check["name"], check["passed"]) == (1, "comparable", False)
+    assert "was fitted on" in check["says"]
 
 
 def test_without_the_plan_in_the_store_one_sentence_says_what_to_do(

@@ -23,7 +23,7 @@ from fuseline.tracking import tags
 from fuseline.tracking.champions import Champions, Moved, Standing
 from fuseline.tracking.client import connected
 from fuseline.tracking.deliver import without_secrets
-from fuseline.tracking.events import PROMOTED, Event, Said
+from fuseline.tracking.events import PROMOTED, ROLLED_BACK, Event, Said
 from fuseline.tracking.registry import CHAMPION
 from fuseline.tracking.settings import Settings
 from fuseline.tracking.versions import Resolved, fetch, resolve
@@ -84,18 +84,22 @@ def promote(settings: Settings, name: str, version: int, reason: str | None = No
 
 
 def settled(settings: Settings, name: str, version: int) -> Outcome | None:
-    """What is known of a version without judging it: it is the champion, or was judged against this champion on the same rows."""
+    """What is known of a version without judging it: it is the champion, was rolled back, or was judged before against this
+    champion on the same rows."""
     with _reached(settings):
         its, champions = resolve(settings, f"{name}/{version}"), Champions(settings, name)
         champion = champions.aliases().get(CHAMPION)
         if champion == version:
             return _is_champion(name, version)
+        left = next((its for its in champions.events() if its.number is not None and its.before == version), None)
+        if left is not None and left.event == ROLLED_BACK:
+            why = f"{name}/{version} was rolled back ({left.why}), so that only fuseline promote can bring it back"
+            return Outcome(name, version, "kept", why, champion=champion)
         before = champions.known(_asked(its, champion))
         if before is None:
             return None
-        past = "was promoted then and has been rolled back since" if before.event == PROMOTED else "is not judged again"
-        why = f"{name}/{version} was judged against {_named(name, champion)} before, and {past} ({before.why})"
-        return Outcome(name, version, "kept", f"{why}.", champion=champion)
+        why = f"{name}/{version} was judged against {_named(name, champion)} before, and is not judged again: {before.why}"
+        return Outcome(name, version, "kept", why, champion=champion)
 
 
 def after_all(settings: Settings, name: str, version: int, since: int) -> Outcome:

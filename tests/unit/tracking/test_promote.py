@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,7 +55,7 @@ class Court:
 
 
 @pytest.fixture
-def court(common_tracker: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Court]:
+def court(common_tracker: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Court:
     monkeypatch.setenv("FUSELINE_HOME", str(common_tracker.home))
     monkeypatch.chdir(common_tracker.home.parent)
     name = request.node.name.replace("[", "-").replace("]", "")
@@ -69,7 +69,7 @@ def court(common_tracker: Any, request: pytest.FixtureRequest, monkeypatch: pyte
     monkeypatch.setattr(
         module, "fetch", lambda settings, reference, folder: SimpleNamespace(package=folder / reference.rpartition("/")[2])
     )
-    yield its
+    return its
 
 
 def test_the_first_the_better_and_the_worse(court: Court) -> None:
