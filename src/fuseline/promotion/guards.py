@@ -63,9 +63,9 @@ def guards(registry: Registry) -> Iterator[Guard]:
 
 
 def measured(guard: Guard, tested: Judged, count: int, seed: int) -> Measured:
-    """What a guard is about, with its interval; NaN if no test row is among those that it looks at."""
+    """What a guard is about, with its interval; NaN if it looks at no test row, or at one of which no number is said."""
     kept, metric = chosen(guard, tested), guard.metric
-    if not kept.any():
+    if not kept.any() or not np.isfinite(tested.said.values[kept]).all():
         return Measured(math.nan)
     if metric in OF_CLASS and guard.of_class is not None:
         metric = "accuracy"
@@ -102,8 +102,8 @@ def bounded(guard: Guard, name: str, its: Measured) -> Check:
     """Whether a measure is inside its bounds; what is not a number never is."""
     known = math.isfinite(its.value)
     over, under = guard.min is not None and its.value < guard.min, guard.max is not None and its.value > guard.max
-    sides = [f"at least {guard.min:g}"] * (guard.min is not None) + [f"at most {guard.max:g}"] * (guard.max is not None)
-    bound = " and ".join(sides)
+    sides = (("at least", guard.min), ("at most", guard.max))
+    bound = " and ".join(f"{side} {limit:g}" for side, limit in sides if limit is not None)
     text = f"is {its.value:.4g}" if known else "can't be measured or is not a number"
     if known and math.isfinite(its.low):
         text += f" [{its.low:.3g}, {its.high:.3g}]"

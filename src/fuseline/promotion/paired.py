@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 Floats = NDArray[np.floating[Any]]
 
@@ -66,7 +66,7 @@ def paired_gain(gains: Floats, weights: Floats, units: NDArray[np.integer[Any]],
         reach = smallest * (1 - level ** (1 / count))
         return Gain(value, value - reach, value + reach)
     skew = float((rests**3).mean() / spread**3)
-    quantile = float(student.isf(level, count - 1)) / np.sqrt(count)
+    quantile = -float(stdtrit(count - 1, level)) / np.sqrt(count)
     straight = quantile * np.sqrt(count / (count - 1))
     below = max(straight, _hall(quantile, skew, count))
     above = max(straight, -_hall(-quantile, skew, count))

@@ -47,7 +47,7 @@ class RowScores(NamedTuple):
 
 
 def row_scores(kind: Kind, metric: str, target: NDArray[Any], predicted: Predicted) -> RowScores:
-    """The score of each row.
+    """The score of each row; NaN where something that is no number is said of it.
 
     The root of a mean square is no mean over rows; (e² + r²) / (2r), with r that root, is to first order what each row
     contributes to it, and its mean is r.
@@ -58,10 +58,11 @@ def row_scores(kind: Kind, metric: str, target: NDArray[Any], predicted: Predict
     """
     parts = FAMILIES[kind].parts
     rows = Rows(target, predicted._replace(values=np.asarray(predicted.values, np.float64)))
-    scores = np.asarray(parts[PER_ROW[kind][metric]](rows).values, np.float64)
+    scores = np.array(parts[PER_ROW[kind][metric]](rows).values, np.float64)
     if metric == "rmse":
         root = float(np.sqrt(scores.mean()))
         scores = (scores + root**2) / (2 * root) if root > 0 else scores
+    scores[~np.isfinite(rows.predicted.values).all(1)] = np.nan  # else the first class would be named
     pooled = kind == "multilabel" and metric in POOLED
     weights = np.asarray(parts["known"](rows).values, np.float64) if pooled else np.ones(len(scores))
     return RowScores(scores, weights)

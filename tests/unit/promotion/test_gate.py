@@ -83,13 +83,13 @@ def test_not_worse_by_more_than_something_takes_proof(verdict: Callable[..., Ver
 
 def test_each_challenger_on_the_same_rows_has_it_harder(verdict: Callable[..., Verdict]) -> None:
     earlier = [Earlier(f"m/{i}", ["same"]) for i in range(3, 33)]
-    first = verdict(right_by(0.77), right_by(0.7), sketch=["same"])
-    later = verdict(right_by(0.77), right_by(0.7), sketch=["same"], earlier=earlier)
+    first = verdict(right_by(0.8, 1), right_by(0.7), sketch=["same"])
+    later = verdict(right_by(0.8, 1), right_by(0.7), sketch=["same"], earlier=earlier)
     assert (first.attempt, later.attempt) == (1, 31)
     assert first.passed
     assert not later.passed
     assert later.level == pytest.approx(0.07 / (31 * 32))
-    assert verdict(right_by(0.77), right_by(0.7), sketch=["other"], earlier=earlier).passed
+    assert verdict(right_by(0.8, 1), right_by(0.7), sketch=["other"], earlier=earlier).passed
 
 
 def test_challengers_are_counted_once_each_and_not_oneself() -> None:
@@ -104,8 +104,6 @@ def test_challengers_are_counted_once_each_and_not_oneself() -> None:
 def test_what_is_no_number_never_passes(verdict: Callable[..., Verdict], broken: str, metric: str) -> None:
     good, bad = right_by(0.9), Predicted(np.full((ROWS, 2), np.nan))
     challenger, champion = (bad, right_by(0.1)) if broken == "challenger" else (good, bad)
-    if broken == "champion" and metric == "accuracy":
-        pytest.skip("what names no class is simply wrong")
     with np.errstate(invalid="ignore"):
         found = verdict(challenger, champion, {"gate": {"metric": metric}})
     assert not found.passed
