@@ -165,8 +165,11 @@ def _decide(settings: Settings, champions: Champions, standing: Standing, its: R
     name, judged = f"{its.name}/{its.version}", _asked(its, standing.champion)
     with tempfile.TemporaryDirectory() as private:
         said, plan, verdict = Path(private) / "said.npz", _plan(its), None
+        challenger = Contestant(
+            name, fetch(settings, name, Path(private) / "challenger").package
+        )  # if it is refused, force won't help
         try:
-            verdict = _judged(settings, standing, its, Path(private), plan, said)
+            verdict = _judged(settings, standing, challenger, Path(private), plan, said)
         except FuselineError:
             if reason is None:
                 raise
@@ -179,7 +182,7 @@ def _decide(settings: Settings, champions: Champions, standing: Standing, its: R
         champions.promote(standing, Said(its.version, why, verdict, forced, judged))
         champions.tag(its.version, "verdict", f"promoted: {why}")
         tree = None if verdict is None else verdict.model_dump(mode="json")
-        fault = _fault(settings, its, Path(private) / "champion", plan, said)
+        fault = _fault(settings, name, Path(private) / "again", plan, said)
         if fault is None:
             return Outcome(its.name, its.version, "promoted", why, tree, its.version)
         why = f"{name} was promoted, but does not serve ({fault}), and was rolled back"
@@ -188,25 +191,25 @@ def _decide(settings: Settings, champions: Champions, standing: Standing, its: R
         return Outcome(its.name, its.version, "kept", f"{why}.", tree, champions.aliases().get(CHAMPION))
 
 
-def _judged(settings: Settings, standing: Standing, its: Resolved, private: Path, plan: Path | None, said: Path) -> Verdict:
+def _judged(
+    settings: Settings, standing: Standing, challenger: Contestant, private: Path, plan: Path | None, said: Path
+) -> Verdict:
     """What the gate says."""
     if plan is None:
-        text = f"the test rows of {its.name}/{its.version} are not in the store here"
+        text = f"the test rows of {challenger.name} are not in the store here"
         raise UserError(f"{text}; run its recipe here again, which brings them back.")
-    fighters = []
-    for version in (its.version, standing.champion):
-        if version is not None:
-            its_name = f"{its.name}/{version}"
-            fighters.append(Contestant(its_name, fetch(settings, its_name, private / str(version)).package))
-    challenger, champion = fighters[0], fighters[1] if len(fighters) > 1 else None
+    champion = None
+    if standing.champion is not None:
+        name = f"{challenger.name.rpartition('/')[0]}/{standing.champion}"
+        champion = Contestant(name, fetch(settings, name, private / "champion").package)
     tree = apart("fuseline.package.contest:hold", plan, challenger, champion, standing.earlier, said)
     return Verdict.model_validate(tree)
 
 
-def _fault(settings: Settings, its: Resolved, private: Path, plan: Path | None, said: Path) -> str | None:
+def _fault(settings: Settings, name: str, private: Path, plan: Path | None, said: Path) -> str | None:
     """Why what is registered as the champion, fetched anew, does not say what it said when it was judged."""
     try:
-        package = fetch(settings, f"{its.name}/{its.version}", private).package
+        package = fetch(settings, name, private).package
         fault: str | None = apart("fuseline.package.contest:differs", package, plan, said)
     except Exception as error:  # whatever it is: it does not serve
         return first_line(error)

@@ -122,13 +122,27 @@ def test_a_package_that_is_refused_is_never_promoted(court: Court, monkeypatch: 
         raise PackageError("m/1: the package is refused")
 
     monkeypatch.setattr(module, "fetch", refuse)
-    with pytest.raises(PackageError):
-        court.promote(1)
-    forced = court.promote(1, "whatever")
-    assert forced.state == "kept"
-    assert "rolled back" in forced.why
-    assert court.events() == [("promoted", None, 1), ("rolled back", 1, None)]
+    for reason in (None, "whatever"):
+        with pytest.raises(PackageError):
+            court.promote(1, reason)
+    assert court.events() == []
     assert court.champions.aliases() == {}
+
+
+def test_a_champion_whose_package_is_refused_is_followed_by_force_alone(court: Court, monkeypatch: pytest.MonkeyPatch) -> None:
+    court.promote(1)
+    its = module.fetch
+
+    def refuse(settings: Any, reference: str, folder: Path) -> Any:
+        if reference.endswith("/1"):
+            raise PackageError("m/1: the package is refused")
+        return its(settings, reference, folder)
+
+    monkeypatch.setattr(module, "fetch", refuse)
+    with pytest.raises(PackageError):
+        court.promote(3)
+    forced = court.promote(3, "the old one was damaged")
+    assert (forced.state, forced.champion) == ("promoted", 3)
 
 
 def test_a_champion_that_does_not_serve_is_rolled_back_at_once(court: Court) -> None:
