@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -114,15 +113,6 @@ def test_a_worse_version_keeps_its_place_and_the_verdict_is_printed_and_kept(
     assert "not judged again" in again["promotion_reason"]
     run = tracked(first_run.home).get_run(summary["run_id"])
     assert read_json(Path(run.info.artifact_uri) / "summary.json")["promotion"] == "kept"
-
-
-def test_a_champion_that_was_fitted_on_the_test_rows_is_not_compared(first_run: Any, commands: Callable[..., Any]) -> None:
-    other = commands("run", first_run.recipe, "--json", "--set", "data.split.seed=7", home=first_run.home).summary
-    assert other["promotion"] == "kept"
-    done = commands("promote", "wine", other["registered"]["version"], "--json", home=first_run.home)
-    check, *_ = json.loads(done.out)["verdict"]["checks"]
-    assert (done.code, check["name"], check["passed"]) == (1, "comparable", False)
-    assert "was fitted on" in check["says"]
 
 
 def test_without_the_plan_in_the_store_one_sentence_says_what_to_do(

@@ -31,6 +31,8 @@ HISTORY = "fuseline-history"
 """The experiment that holds the histories of all models."""
 
 VERDICT = "verdict.json"
+NEWEST = 10
+"""The last change is among so many, for no more can be told in one millisecond."""
 
 
 class Moved(FuselineError):  # noqa: N818 (it says what has happened)
@@ -155,7 +157,7 @@ class Champions:
 
     def _tell(self, event: str, before: int | None, after: int | None, previous: int | None, said: Said) -> str:
         verdict = said.verdict
-        number = None if event == KEPT else 1 + max((its.number or 0 for its in self.events()), default=0)
+        number = None if event == KEPT else 1 + self._last()
         its = {
             tags.KIND: KIND,
             tags.MODEL: self.name,
@@ -190,18 +192,24 @@ class Champions:
             if event.sketch:
                 yield Earlier(f"{self.name}/{event.challenger}", event.sketch)
 
-    def _runs(self, text: str) -> list[Run]:
+    def _last(self) -> int:
+        """The number of the last change."""
+        newest = self._runs(f"attributes.status = 'FINISHED' and tags.`{tags.NUMBER}` LIKE '%'", NEWEST)
+        return max((event_of(run).number or 0 for run in newest), default=0)
+
+    def _runs(self, text: str, most: int | None = None) -> list[Run]:
         """The runs of this model's history that meet a condition, the newest first."""
         wanted = f"tags.`{tags.KIND}` = '{KIND}' and tags.`{tags.MODEL}` = '{self.name}' and {text}"
         found: list[Run] = []
         page = None
         while True:
+            order = ["attributes.start_time DESC"]
             some = self._client.search_runs(
-                [self._tracker.experiment], wanted, order_by=["attributes.start_time DESC"], page_token=page
+                [self._tracker.experiment], wanted, max_results=most or 1000, order_by=order, page_token=page
             )
             found += some
             page = some.token
-            if not page:
+            if not page or most is not None:
                 return sorted(found, key=lambda run: (run.info.start_time, event_of(run).number or 0), reverse=True)
 
     def _read(self, run_id: str) -> Event:

@@ -155,7 +155,8 @@ def test_a_champion_that_does_not_serve_is_rolled_back_at_once(court: Court) -> 
     assert court.champions.aliases() == {"champion": 1}
     known = settled(court.settings, court.name, 3)
     assert known is not None
-    assert "rolled back since" in known.why
+    assert "was rolled back" in known.why
+    assert "only fuseline promote" in known.why
 
 
 @pytest.mark.parametrize(("late", "early"), [(3, 4), (4, 3)])
