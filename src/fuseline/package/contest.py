@@ -202,5 +202,5 @@ def _of_package(registry: Registry, plan: Plan, rows: Rows, its: _Loaded) -> dic
 
 def _keep(answers: Mapping[str, Answer], said: Path) -> None:
     with said.open("wb") as file:
-        said = {name: values.numpy()[:SHOWN] for name, (values, _, _) in answers.items()}
-        np.savez(file, allow_pickle=False, **said)
+        kept = {name: values.numpy()[:SHOWN] for name, (values, _, _) in answers.items()}
+        np.savez(file, allow_pickle=False, **kept)
