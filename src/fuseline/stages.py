@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pandas as pd
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from fuseline.bank import Bank, BankedMember, build_bank
 from fuseline.component import Component
@@ -89,11 +86,6 @@ def judge(plan: Path, bank: Path, fused: Sequence[Path]) -> Made:
 def package(plan: Path, bank: Path, fused: Sequence[Path]) -> Made:
     """The package; see :func:`fuseline.package.build.build_package`."""
     return build_package(Store(), Plan.open(plan), Bank.open(bank), [FusedTarget.open(part) for part in fused])
-
-
-def example(plan: Path) -> pd.DataFrame | NDArray[Any]:
-    """A few raw rows of a plan's data."""
-    return Plan.open(plan).example()
 
 
 def predict(package: Path, source: Path, target: Path, rejects: Path, id_: str | None, resize: bool) -> Predicted:
