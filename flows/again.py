@@ -14,6 +14,7 @@ from fuseline.report import summary
 from fuseline.store import home, locked, read_json
 from tasks.lineage import find_member, find_plan, find_stage
 from tasks.package import register_version
+from tasks.promotion import promote_trained
 from tasks.tracking import delivered, fail_run, finish_run, start_run, track_fusions, track_member, track_plan, track_scores
 
 
@@ -46,7 +47,11 @@ def train_again(recipe: Recipe, lineage: Lineage) -> dict[str, Any]:
             with stages("track"):
                 track_scores(run, report, children)
                 track_fusions(plan, run, report)
+            with stages("promote"):
+                promotion = promote_trained(plan, run)
+            with stages("track"):
                 result = summary.assemble(recipe.name, members, read_json(report.folder / "report.json"))
+                result |= {"promotion": promotion.state, "promotion_reason": promotion.why}
                 made = [bank, *fused, report, packaged]
                 finish_run(plan, run, members, report, made, {**result, "timing": stages.seconds})
         except BaseException as error:

@@ -53,6 +53,7 @@ def _show_ending(summary: Mapping[str, Any], console: Console) -> None:
     if version is not None:
         aliases = ", ".join(version["aliases"]) or "no alias"
         console.print(f"registered [bold]{version['name']}[/bold] version {version['version']} ({aliases})", highlight=False)
+    console.print(f"{summary['promotion']}: {summary['promotion_reason']}", highlight=False, soft_wrap=True)
     counts = [f"{summary[state]} {state}" for state in ("trained", "reused", "failed") if state != "failed" or summary[state]]
     console.print(f"members: {', '.join(counts)}; run {summary['run_id'] or 'not in MLflow yet'}", highlight=False)
     if summary["tracking"] == "waiting":
@@ -61,6 +62,17 @@ def _show_ending(summary: Mapping[str, Any], console: Console) -> None:
     else:
         console.print(f"see it in MLflow: [bold]{_command()} ui[/bold]", highlight=False)
     _show_refused(summary["refused"], console)
+
+
+def show_history(events: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """One line per event, the newest first."""
+    table = Table()
+    for column in ("when", "event", "version", "from", "to", "verdict", "who", "why"):
+        table.add_column(column, no_wrap=column in ("when", "event"))
+    for its in events:
+        names = (str(its[part] or "–") for part in ("challenger", "from", "to"))
+        table.add_row(its["when"], its["event"], *names, its["verdict"], its["who"], its["why"])
+    console.print(table)
 
 
 def show_mended(mended: Mapping[str, Any], console: Console) -> None:

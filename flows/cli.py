@@ -157,4 +157,5 @@ def ui(port: Annotated[int | None, typer.Option(help="Another port than mlflow.y
         serve_ui(load_settings(), port)
 
 
+from flows import promote_commands as _promote_commands  # noqa: E402, F401  (it adds its commands)
 from flows import use_commands as _use_commands  # noqa: E402, F401  (it adds its commands)

@@ -21,6 +21,7 @@ from tasks.lineage import remember_run
 from tasks.members import stop, train_member
 from tasks.package import package, register_version
 from tasks.plan import plan_run
+from tasks.promotion import promote_trained
 from tasks.records import FailedMember, MemberRecord, PlanRecord
 from tasks.tracking import delivered, fail_run, finish_run, start_run, track_fusions, track_member, track_plan, track_scores
 
@@ -64,7 +65,11 @@ def train(recipe: Recipe) -> dict[str, Any]:
             with stages("track"):
                 track_scores(run, report, children)
                 track_fusions(plan, run, report)
+            with stages("promote"):
+                promotion = promote_trained(plan, run)
+            with stages("track"):
                 result = summary.assemble(recipe.name, results, read_json(report.folder / "report.json"))
+                result |= {"promotion": promotion.state, "promotion_reason": promotion.why}
                 if len(members) == len(results):  # those that failed are tried again
                     remember_run(recipe, plan, members, bank, fused, report, packaged)
                 made = [bank, *fused, report, packaged]

@@ -13,6 +13,7 @@ from fuseline.report.summary import finite, winner
 from fuseline.store import read_json
 from fuseline.tracking.records import Version
 from fuseline.tracking.spool import opened
+from fuseline.tracking.tags import PLAN
 from tasks.records import PlanRecord, RunRecord, StageRecord
 
 
@@ -38,12 +39,11 @@ def register_version(
     }
     if unmet is None:
         unmet = apart("fuseline.stages:unmet", report.folder, plan.recipe.registry.floors)
-    tags |= {"recipe": run.recipe, "floors": "; ".join(unmet) or "cleared"}
+    tags |= {"recipe": run.recipe, "floors": "; ".join(unmet) or "cleared", PLAN: record.key}
     version = Version(
         name=plan.recipe.registered_name,
         package=str(packaged.folder),
         plan=str(record.folder),
         tags=tags,
-        may_lead=not unmet,
     )
     opened(run.run_id).tell(run.run_id, label=f"register {packaged.folder.name}", version=version)

@@ -208,6 +208,15 @@ def fail_run(record: PlanRecord, reason: str, status: Status = "FAILED") -> None
     delivered(RunRecord(spool.run, spool.owner.recipe))
 
 
+def registered(run: RunRecord, patience: float = PATIENCE) -> int | None:
+    """The version that a run has registered, when MLflow knows all that the run has told so far, or has been away for so many
+    seconds."""
+    folder, its = opened(run.run_id).folder, deliverer()
+    its.wait([folder], patience)
+    version = its.told(folder).registered
+    return None if version is None else version.version
+
+
 def delivered(run: RunRecord, patience: float = PATIENCE) -> Told:
     """Wait until MLflow knows all of a run that has ended, or has been away for so many seconds; let go of it then."""
     spool, its = opened(run.run_id), deliverer()

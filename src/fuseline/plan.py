@@ -28,6 +28,7 @@ from fuseline.fusion.fuse import FuseSpec
 from fuseline.fusion.rules import needs, rules_for
 from fuseline.models.network import blank, parameters
 from fuseline.partition import PARTITIONS, Pool, Share, Shares, check_shares, coverage, expert_target, hold_out, overlap
+from fuseline.promotion.guards import check_registry
 from fuseline.recipe import Recipe
 from fuseline.seeding import MEMBERS, PARTITION, stream, torch_seed
 from fuseline.specs import train_spec
@@ -130,6 +131,8 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
     partition = complete(recipe.partition, PARTITIONS, "partition")
     dataset, _ = datasets.prepare(recipe.data, recipe.targets, store, _group_column(partition))
     _check_targets(recipe)
+    judged = {name: target.metrics or list(METRICS[target.kind]) for name, target in recipe.targets.items()}
+    check_registry(recipe.registry, dataset.schema, judged)
     for name in (answers := dataset.schema.answers):
         if answers.count(name) > 1:
             raise RecipeError(f"targets: two columns of the answer would be called {name!r}; rename a target.")
@@ -210,10 +213,6 @@ def _check_targets(recipe: Recipe) -> None:
         for metric in target.metrics or []:
             if metric not in METRICS[target.kind]:
                 raise RecipeError(f"targets.{name}.metrics: the metric {unknown(metric, list(METRICS[target.kind]))}")
-        judged = target.metrics or list(METRICS[target.kind])
-        for metric in recipe.registry.floors.get(name, {}):
-            if metric not in judged:
-                raise RecipeError(f"registry.floors.{name}: the metric {unknown(metric, judged)}")
 
 
 def _check_rows(recipe: Recipe, dataset: Dataset, split_: Split, shares: Shares, specs: list[TrainSpec]) -> None:

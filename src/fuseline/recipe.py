@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, FiniteFloat, StrictBool, StrictInt, ValidationError, model_validator
 
 from fuseline.component import Component, Part, explain
+from fuseline.conditions import Registry
 from fuseline.errors import RecipeError
 from fuseline.terms import EXCLUSIVE, Kind, Name
 from fuseline.yaml12 import NotYamlError, dump, parse
@@ -259,13 +260,6 @@ class Evaluation(Part):
     coverage: float = Field(0.9, gt=0, lt=1)
 
 
-class Registry(Part):
-    """Where the package is registered. ``floors`` says, per target and metric, what the first champion must reach."""
-
-    name: Name | None = None
-    floors: dict[str, dict[str, FiniteFloat]] = {}
-
-
 class Recipe(Part):
     """Everything about a run."""
 
@@ -286,9 +280,12 @@ class Recipe(Part):
     def _consistent(self) -> Self:
         _refuse_twice(self.member_names, "the member name")
         _refuse_twice([column for name in self.targets for column in self.columns(name)], "the target column")
-        for name in self.registry.floors:
+        for field, name in self.registry.named_targets():
             if name not in self.targets:
-                raise ValueError(f"registry.floors names the target {name!r}, which is not among the targets")
+                raise ValueError(f"registry.{field} names the target {name!r}, which is not among the targets")
+        for i, guard in enumerate(self.registry.guards):
+            if guard.target is None and not guard.is_of_package and len(self.targets) > 1:
+                raise ValueError(f"registry.guards.{i} needs a 'target', since there are {len(self.targets)}")
         if (self.training.min_members or 0) > len(self.member_names):
             text = f"training.min_members asks for {self.training.min_members} of {len(self.member_names)} members"
             raise ValueError(f"{text}; ask for fewer")

@@ -43,7 +43,9 @@ def test_promotion_race(site: Site, undisturbed: Site) -> None:
     }
     assert {version.status for version in versions.values()} == {"READY"}
     aliases = site.client().get_registered_model(site.name).aliases
-    assert {alias: str(holder) for alias, holder in aliases.items()} == {"champion": "1", "challenger": "3"}
+    assert str(aliases.pop("challenger")) == "3"
+    assert {str(holder) for holder in aliases.values()} <= set(versions)
+    assert "champion" in aliases
 
 
 def waiting(lock: Path) -> int:

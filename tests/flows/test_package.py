@@ -187,7 +187,7 @@ def model(request: pytest.FixtureRequest, first_run: Any, mixed_run: Any, tracke
     return model_folder(tracked(run.home), run.summary["registered"])
 
 
-READABLE = {".json", ".safetensors", ".sig", ".py", ".txt", ".typed", ".yaml", ""}
+READABLE = {".json", ".npy", ".safetensors", ".sig", ".py", ".txt", ".typed", ".yaml", ""}
 
 
 def is_pickle(content: bytes) -> bool:
@@ -204,7 +204,7 @@ def test_no_file_is_a_pickle(model: Path) -> None:
         content = path.read_bytes()
         assert not is_pickle(content), path
         assert not content.startswith((b"\x80", b"PK\x03\x04")), path
-        if path.suffix != ".safetensors":
+        if path.suffix not in (".npy", ".safetensors"):
             content.decode("utf-8")
 
 

@@ -41,10 +41,10 @@ def test_the_same_package_is_found_again(stages: Any) -> None:
     assert package.fn(stages.plan, stages.bank, stages.fused) == StageRecord(stages.package.folder, True)
 
 
-def test_a_version_that_clears_its_floors_may_lead_and_says_its_scores(stages: Any, registered: Any) -> None:
+def test_a_version_that_clears_its_floors_says_so_and_its_scores(stages: Any, registered: Any) -> None:
     given = registered(stages.report, {"iris": {"accuracy": 0.0}})
     scores = winner(read_json(stages.report.folder / "report.json"), "iris")["metrics"]
-    assert given.may_lead is True
+    assert given.tags.pop("fuseline.plan") == stages.plan.key
     assert given.tags.pop("recipe") == "iris"
     assert given.tags.pop("floors") == "cleared"
     assert given.tags == {f"test.iris.{name}": f"{score['value']:.6g}" for name, score in scores.items()}
@@ -60,9 +60,8 @@ def test_a_package_is_asked_for_once(stages: Any) -> None:
     assert counts[0] == counts[1]
 
 
-def test_one_below_a_floor_may_not_lead_and_says_which(stages: Any, registered: Any) -> None:
+def test_one_below_a_floor_says_which(stages: Any, registered: Any) -> None:
     given = registered(stages.report, {"iris": {"accuracy": 1.5, "log_loss": 0.0}})
-    assert given.may_lead is False
     assert given.tags["floors"].count("; ") == 1
     assert "iris: accuracy is" in given.tags["floors"]
 
@@ -73,6 +72,5 @@ def test_a_score_that_is_no_number_is_no_tag_and_clears_no_floor(stages: Any, re
         entry["metrics"]["accuracy"]["value"] = float("nan")
     (tmp_path / "report.json").write_text(json.dumps(report))
     given = registered(StageRecord(tmp_path, False), {"iris": {"accuracy": 0.0}})
-    assert given.may_lead is False
     assert "test.iris.accuracy" not in given.tags
     assert "test.iris.log_loss" in given.tags

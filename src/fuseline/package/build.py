@@ -21,9 +21,10 @@ from fuseline.models.architectures import ARCHITECTURES
 from fuseline.models.network import NetworkSpec
 from fuseline.package.coverage import fit_coverage
 from fuseline.package.ensemble import Ensemble
-from fuseline.package.files import Description, MemberFile, TargetFile, assemble, save_ensemble
+from fuseline.package.files import FITTED, Description, MemberFile, TargetFile, assemble, save_ensemble
 from fuseline.package.precision import decide
 from fuseline.plan import Plan
+from fuseline.promotion.rows import fitted_rows
 from fuseline.store import Store, code_version, content_key
 from fuseline.threads import limited_to
 from fuseline.training.messages import KIND
@@ -62,13 +63,15 @@ REQUIREMENTS = (
 def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTarget]) -> tuple[Path, bool]:
     """The package's folder in the store, and whether it was there already.
 
-    Its key is the hash of all that the package does: members, combiners, calibration and the code that runs them. Which rules
+    Its key is the hash of all that the package does: members, combiners, calibration and the code that runs them; and of the
+    rows that they were fitted on. Which rules
     were compared, or what the recipe is called, does not count: the same ensemble is the same package.
     """
     kept = used(fused, len(bank.members))
     names = [bank.members[m] for m in kept]
     combiners = {part.target: only(part.winner.combiner, kept) for part in fused}
     replicas = {name: [job.key(plan.dataset) for job in plan.members[name]] for name in names}
+    fitted = fitted_rows(plan.dataset, plan.split, plan.recipe.data.id is not None)
     needed = requirements([plan.members[name][0].spec.network.architecture.name for name in names])
     conformal = {part.target: fit_coverage(plan, bank, part) for part in fused}
     key = content_key(
@@ -76,6 +79,7 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
         fused={part.target: _content(part, combiners[part.target]) for part in fused},
         conformal=conformal,
         threads=plan.recipe.training.threads,
+        fitted=fitted,
         versions=needed,
         code=code_version(*RUNTIME),
     )
@@ -104,6 +108,7 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
             provenance={"data": plan.dataset.fingerprint, "code": code_version(*RUNTIME), "requirements": needed},
         )
         save_ensemble(_timed(description, plan, assemble(description, networks, combiners)), networks, combiners, folder)
+        np.save(folder / FITTED, fitted)
 
     return store.make("package", key, build)
 

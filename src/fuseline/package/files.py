@@ -23,6 +23,8 @@ from fuseline.store import MANIFEST, damage, read_json, write_json
 
 FORMAT = 4
 DESCRIPTION, WEIGHTS = "ensemble.json", "weights.safetensors"
+FITTED = "fitted.npy"
+"""The hashes of the rows that all of it was fitted on: see :mod:`fuseline.promotion.rows`."""
 
 
 class MemberFile(Part):

@@ -49,14 +49,12 @@ class Files(Part):
 
 
 class Version(Part):
-    """A package that is to be registered under a name, the plan that it comes from, what the version says of itself, and whether
-    it clears the floors."""
+    """A package that is to be registered under a name, the plan that it comes from, and what the version says of itself."""
 
     name: str
     package: str
     plan: str
     tags: dict[str, str]
-    may_lead: bool
 
 
 class Record(Part):

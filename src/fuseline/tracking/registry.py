@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,21 @@ PACKAGE = "fuseline.package"
 NEW = "fuseline.new"
 """The tag of a version that has not got its alias yet."""
 
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+
+
+def registry_lock(home: Path, name: str) -> Path:
+    """The lock file of who changes a model's versions or aliases."""
+    return home / "locks" / f"registry-{name}.lock"
 
 
 def register(tracker: Tracker, run_id: str, wanted: Version) -> Registered:
-    """Register a package as a new version, the ``challenger``; the first one that clears its floors becomes ``champion`` too.
+    """Register a package as a new version, the ``challenger``; how one becomes the champion see :mod:`fuseline.tracking.promote`.
 
-    A package that is registered already gets no new version, but the tags and aliases that it is due.
+    A package that is registered already gets no new version, but the tags and the alias that it is due.
     """
     client, name = tracker.client, wanted.name
-    with locked(tracker.home / "locks" / f"registry-{name}.lock"):
+    with locked(registry_lock(tracker.home, name)):
         found = _find(tracker, wanted)
         if found is None:
             version = _new_version(tracker, run_id, wanted)
@@ -49,12 +55,15 @@ def register(tracker: Tracker, run_id: str, wanted: Version) -> Registered:
         fresh, taken = found is None or NEW in found.tags, _aliases(tracker, name)
         if fresh or CHALLENGER not in taken:
             client.set_registered_model_alias(name, CHALLENGER, version)
-        if wanted.may_lead and CHAMPION not in taken:
-            client.set_registered_model_alias(name, CHAMPION, version)
         if fresh:
             client.delete_model_version_tag(name, version, NEW)
-        held = sorted(alias for alias, holder in _aliases(tracker, name).items() if str(holder) == version)
-        return Registered(name, int(version), held, found is not None)
+        return as_it_stands(tracker, Registered(name, int(version), [], found is not None))
+
+
+def as_it_stands(tracker: Tracker, version: Registered) -> Registered:
+    """A version with the aliases that it has now."""
+    held = sorted(alias for alias, holder in _aliases(tracker, version.name).items() if int(holder) == version.version)
+    return replace(version, aliases=held)
 
 
 def _find(tracker: Tracker, wanted: Version) -> ModelVersion | None:

@@ -206,12 +206,13 @@ def start_run(key: str, recipe: str, run_tags: Mapping[str, str], kind: str = "t
     owner = spool.owner.model_copy(update={"host": socket.gethostname(), "pid": os.getpid()})
     write_atomic(spool.folder / OWNER, owner.model_dump_json())
     _open[spool.run] = spool
-    user = {"mlflow.user": _user()}
-    spool.tell(spool.run, start=Start(name=name or recipe, kind=kind, key=key), tags={**user, **run_tags})
+    own = {"mlflow.user": user()}
+    spool.tell(spool.run, start=Start(name=name or recipe, kind=kind, key=key), tags={**own, **run_tags})
     return spool
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # as in many a container

@@ -10,7 +10,7 @@ from fuseline.report.summary import tracked
 from fuseline.tracking.delivery import State
 from fuseline.tracking.records import Files, Record
 from fuseline.tracking.refused import refused
-from fuseline.tracking.registry import register
+from fuseline.tracking.registry import as_it_stands, register
 from fuseline.tracking.runs import Tracker
 from fuseline.tracking.tags import ORIGIN, VERSION
 
@@ -67,6 +67,8 @@ def steps(tracker: Tracker, folder: Path, record: Record, state: State, sent: bo
     if (tree := record.summary) is not None:
 
         def sum_up() -> None:
+            if state.registered is not None:  # it may have been promoted since it was registered
+                state.registered = as_it_stands(tracker, state.registered)
             told = tracked(tree, run_id(), state.registered, False, refused(folder.parent, folder.name))
             tracker.client.log_dict(run_id(), told, "summary.json")
 

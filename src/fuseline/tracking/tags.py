@@ -54,3 +54,14 @@ def tagged_entries(tags: dict[str, str]) -> list[tuple[str, str]]:
     """
     texts = [text for name, text in sorted(tags.items()) if name == ENTRIES or name.startswith(f"{ENTRIES}.")]
     return [(kind, key) for text in texts for kind, _, key in (word.partition("/") for word in text.split())]
+
+
+PLAN = "fuseline.plan"
+"""Of a version: the key of the plan that made it last; its test rows are those that the version is judged on."""
+
+MODEL, EVENT, NUMBER, CHALLENGER = "fuseline.model", "fuseline.event", "fuseline.number", "fuseline.challenger"
+BEFORE, AFTER, PREVIOUS = "fuseline.from", "fuseline.to", "fuseline.previous"
+WHO, WHY, VERDICT, FORCED = "fuseline.who", "fuseline.why", "fuseline.verdict", "fuseline.forced"
+JUDGED, SKETCH = "fuseline.judged", "fuseline.rows"
+"""Of a run in the history of a registered model: what happened, to whom, from which champion to which, who did it and why; what
+was judged, on which rows. See :mod:`fuseline.tracking.champions`."""

@@ -32,7 +32,7 @@ def tell(package: Path) -> Spool:
     begun = Start(name="m", kind="member", key="m", parent=run, at=1000)
     spool.tell(child, label="failed", at=1001, start=begun, tags={tags.REASON: "why"}, end="FAILED")
     spool.tell(child, label="done", at=2000, start=begun, params={"b": 2}, points=CURVE, origin="m", end="FINISHED")
-    version = Version(name="model", package=str(package), plan="plan", tags={"recipe": "recipe"}, may_lead=True)
+    version = Version(name="model", package=str(package), plan="plan", tags={"recipe": "recipe"})
     spool.tell(run, label="register", version=version)
     spool.tell(child, label="scores", metrics={"score": 0.5})
     spool.tell(run, metrics={"seconds": 1.0}, files=[spool.keep("end", {"b.txt": "b"})], summary={"x": 1}, end="FINISHED")

@@ -86,7 +86,7 @@ def test_all_that_was_told_arrives_with_its_own_times(story: Spool, deliverer: D
     assert run.info.run_name == "recipe"
     assert (told.registered.name, told.registered.version, told.waiting) == ("model", 1, 0)  # type: ignore[union-attr]
     summary = read_json(Path(run.info.artifact_uri) / "summary.json")
-    expected = {"name": "model", "version": 1, "aliases": ["challenger", "champion"]}
+    expected = {"name": "model", "version": 1, "aliases": ["challenger"]}
     assert summary == {"x": 1, "run_id": told.run_id, "registered": expected, "tracking": "delivered", "refused": 0}
 
 

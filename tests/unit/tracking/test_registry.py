@@ -45,8 +45,8 @@ def registers(
     test = request.node.name.replace("[", " ").replace("]", "")
     run = common_tracker.start(test, Start(name="run", kind="train", key=test), None, {}, 1000, False)
 
-    def go(key: str, may_lead: bool = True, name: str = test, **tags: str) -> Registered:
-        wanted = Version(name=name, package=str(tmp_path / key), plan="the plan", tags=tags, may_lead=may_lead)
+    def go(key: str, name: str = test, **tags: str) -> Registered:
+        wanted = Version(name=name, package=str(tmp_path / key), plan="the plan", tags=tags)
         return register(common_tracker, run, wanted)
 
     return go
@@ -56,22 +56,13 @@ def holders(tracker: Tracker, name: str) -> dict[str, int]:
     return {alias: int(version) for alias, version in tracker.client.get_registered_model(name).aliases.items()}
 
 
-def test_the_first_that_may_lead_is_champion_and_a_later_one_only_challenger(
+def test_the_newest_is_the_challenger_and_nobody_becomes_champion_by_being_registered(
     registers: Callable[..., Registered], common_tracker: Tracker
 ) -> None:
     first, second = registers("one"), registers("two")
-    assert first == Registered(first.name, 1, [CHALLENGER, CHAMPION], False)
+    assert first == Registered(first.name, 1, [CHALLENGER], False)
     assert second == Registered(first.name, 2, [CHALLENGER], False)
-    assert holders(common_tracker, first.name) == {CHAMPION: 1, CHALLENGER: 2}
-
-
-def test_one_that_may_not_lead_leaves_the_place_to_the_first_that_may(
-    registers: Callable[..., Registered], common_tracker: Tracker
-) -> None:
-    low = registers("low", may_lead=False)
-    assert low.aliases == [CHALLENGER]
-    assert registers("high").aliases == [CHALLENGER, CHAMPION]
-    assert holders(common_tracker, low.name) == {CHAMPION: 2, CHALLENGER: 2}
+    assert holders(common_tracker, first.name) == {CHALLENGER: 2}
 
 
 def test_a_package_that_is_registered_gets_no_new_version_but_its_tags(
@@ -84,32 +75,26 @@ def test_a_package_that_is_registered_gets_no_new_version_but_its_tags(
     assert version.tags == {PACKAGE: "one", MANIFEST: "manifest of one", "floors": "cleared", "recipe": "b"}
 
 
-def test_a_registered_package_becomes_champion_once_it_may_lead(registers: Callable[..., Registered]) -> None:
-    assert registers("one", may_lead=False).aliases == [CHALLENGER]
-    assert registers("one", may_lead=True) == Registered(registers("one").name, 1, [CHALLENGER, CHAMPION], True)
-
-
 def test_an_old_package_does_not_take_the_challengers_place_back(
     registers: Callable[..., Registered], common_tracker: Tracker
 ) -> None:
     name = registers("one").name
     registers("two")
+    common_tracker.client.set_registered_model_alias(name, CHAMPION, "1")
     assert registers("one").aliases == [CHAMPION]
     assert holders(common_tracker, name) == {CHAMPION: 1, CHALLENGER: 2}
 
 
-def test_aliases_that_were_taken_away_are_given_again(registers: Callable[..., Registered], common_tracker: Tracker) -> None:
-    name = registers("one").name
-    for alias in (CHAMPION, CHALLENGER):
-        common_tracker.client.delete_registered_model_alias(name, alias)
-    assert registers("one").aliases == [CHALLENGER, CHAMPION]
+def test_an_alias_that_was_taken_away_is_given_again(registers: Callable[..., Registered], common_tracker: Tracker) -> None:
+    common_tracker.client.delete_registered_model_alias(registers("one").name, CHALLENGER)
+    assert registers("one").aliases == [CHALLENGER]
 
 
 def test_another_name_is_another_model(registers: Callable[..., Registered], common_tracker: Tracker) -> None:
     registers("one")
     other = registers("one", name="elsewhere")
     assert (other.version, other.reused) == (1, False)
-    assert holders(common_tracker, "elsewhere") == {CHAMPION: 1, CHALLENGER: 1}
+    assert holders(common_tracker, "elsewhere") == {CHALLENGER: 1}
 
 
 def test_a_version_belongs_to_its_run_and_holds_the_model(registers: Callable[..., Registered], common_tracker: Tracker) -> None:
@@ -148,7 +133,7 @@ def test_who_was_killed_after_a_call_registers_once_all_the_same(
             registers("two")
     version = registers("two")
     assert (version.version, version.aliases) == (2, [CHALLENGER])
-    assert holders(common_tracker, earlier.name) == {CHAMPION: 1, CHALLENGER: 2}
+    assert holders(common_tracker, earlier.name) == {CHALLENGER: 2}
     versions = common_tracker.client.search_model_versions(f"name = '{earlier.name}'")
     tags = [{PACKAGE: key, MANIFEST: f"manifest of {key}"} for key in ("one", "two")]
     assert sorted((str(v.version), v.tags) for v in versions) == list(zip(("1", "2"), tags, strict=True))

@@ -326,7 +326,7 @@ def test_the_last_sign_of_life_is_a_record_or_a_beat(begin: Callable[..., Spool]
 
 def test_what_waits_to_be_told_names_entries_of_the_store(begin: Callable[..., Spool]) -> None:
     spool = begin("plan key")
-    version = Version(name="n", package="/store/package/p1", plan="/store/plan/plan key", tags={}, may_lead=True)
+    version = Version(name="n", package="/store/package/p1", plan="/store/plan/plan key", tags={})
     spool.tell(spool.run, version=version)
     spool.tell(spool.run, tags=tags.entry_tags([("bank", "b1"), ("report", "r1")]), end="FINISHED")
     assert spooled_entries() == {("plan", "plan key"), ("package", "p1"), ("bank", "b1"), ("report", "r1")}
