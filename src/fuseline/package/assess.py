@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fuseline.data.schema import TargetSchema
 from fuseline.errors import DataError
 from fuseline.evaluation import drift, metrics
 from fuseline.evaluation.intervals import independent_rows, interval, resamples, score
 from fuseline.evaluation.metrics import METRICS, Predicted
+from fuseline.evaluation.metrics.sums import blocks
 from fuseline.evaluation.regression import change, read
 from fuseline.evaluation.report import GAINS
 from fuseline.evaluation.room import Room, room_in
@@ -84,8 +86,8 @@ def _target_report(name: str, seen: Collected, recipe: Recipe, then: Mapping[str
     """A target's metrics on the rows that have it, judged as the test rows were."""
     schema, every = seen.schema.targets[name], seen.targets[name].read()
     rows = np.flatnonzero(schema.known(every))
-    target, said = every[rows], seen.said[name].read()[rows]
-    variances = seen.total[name].read()[rows][:, None] if schema.kind == "regression" else None
+    target, said = _taken(every, rows, room), _taken(seen.said[name].read(), rows, room)
+    variances = _taken(seen.total[name].read(), rows, room)[:, None] if schema.kind == "regression" else None
     judged = Predicted(said, variances, np.array(schema.levels) if schema.levels else None)
     settings, names = recipe.evaluation, recipe.targets[name].metrics or list(METRICS[schema.kind])
     units = np.unique(seen.content.read()[rows], return_inverse=True)[1]
@@ -103,6 +105,16 @@ def _target_report(name: str, seen: Collected, recipe: Recipe, then: Mapping[str
         report["per_class"] = metrics.per_class(target, said)
         report["reliability"] = metrics.reliability(target, said)
     return report
+
+
+def _taken(array: NDArray[Any], rows: NDArray[np.int64], room: Room) -> NDArray[Any]:
+    """Some rows of a mapped array, or all of it as it is."""
+    if len(rows) == len(array):
+        return array
+    taken = room((len(rows), *array.shape[1:]), array.dtype)
+    for some in blocks(len(rows), max(1, array[:1].size)):
+        taken[some] = array[rows[some]]
+    return taken
 
 
 def _is_worse(score_: Mapping[str, Any]) -> bool:
