@@ -33,8 +33,9 @@ PATIENCE = 20.0
 
 
 @flow(name="train", flow_run_name="{recipe.name}", task_runner=SUPERVISORS, persist_result=False)
-def train(recipe: Recipe) -> dict[str, Any]:
-    """Divide the data, train every member, fuse, judge, package and register; returns the run's summary."""
+def train(recipe: Recipe, register: bool = True) -> dict[str, Any]:
+    """Divide the data, train every member, fuse, judge, package and register; returns the run's summary, with the keys of its
+    plan and report."""
     stages = Stages()
     with stages("plan"):
         plan = plan_run(recipe)
@@ -60,13 +61,14 @@ def train(recipe: Recipe) -> dict[str, Any]:
                 report = judge(plan, bank, fused)
             with stages("package"):
                 packaged = package(plan, bank, fused)
-            with stages("register"):
-                register_version(plan, run, report, packaged)
+            if register:
+                with stages("register"):
+                    register_version(plan, run, report, packaged)
             with stages("track"):
                 track_scores(run, report, children)
                 track_fusions(plan, run, report)
             with stages("promote"):
-                promotion = promote_trained(plan, run)
+                promotion = promote_trained(plan, run, register)
             with stages("track"):
                 result = summary.assemble(recipe.name, results, read_json(report.folder / "report.json"))
                 result |= {"promotion": promotion.state, "promotion_reason": promotion.why}
@@ -81,7 +83,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     with stages("track"):
         told = delivered(run)
     known = summary.tracked(result, told.run_id, told.registered, bool(told.waiting), told.refused)
-    return {**known, "timing": stages.seconds}
+    return {**known, "timing": stages.seconds, "plan": plan.key, "report": report.folder.name}
 
 
 def submitted(plan: PlanRecord) -> dict[str, Any]:

@@ -27,10 +27,12 @@ def promote_version(name: str, version: int, reason: str | None = None) -> Outco
 
 
 @task(name="promote what was trained", cache_policy=NO_CACHE, persist_result=False)
-def promote_trained(record: PlanRecord, run: RunRecord) -> Outcome:
+def promote_trained(record: PlanRecord, run: RunRecord, is_registered: bool = True) -> Outcome:
     """What becomes of the version that a run registers; what keeps it from being judged does not keep the run from finishing."""
     recipe = Planned.open(record.folder).recipe
     name = recipe.registered_name
+    if not is_registered:
+        return Outcome(name, None, "manual", "It is one candidate of many, and not registered.")
     if recipe.registry.promote == "manual":
         text = f"registry.promote is 'manual', so that nobody has judged it; fuseline promote {name} VERSION does"
         return Outcome(name, None, "manual", f"{text}.")

@@ -29,7 +29,8 @@ METRICS = [
 VALUES = ["rmse", "mae", "r2", "nll", "crps", "coverage_90"]
 STAGES = {"plan", "track", "train", "bank", "fuse", "evaluate", "package", "register"}
 COUNTS = ("trained", "reused", "failed", "refused")
-KEYS = {"run_id", "recipe", "members", "candidates", "best", "registered", "tracking", "timing", *COUNTS}
+ENTRIES = ("plan", "report")
+KEYS = {"run_id", "recipe", "members", "candidates", "best", "registered", "tracking", "timing", *COUNTS, *ENTRIES}
 
 
 def of_home(home: Path) -> list[psutil.Process]:

@@ -23,6 +23,7 @@ from fuseline.package.coverage import fit_coverage
 from fuseline.package.ensemble import Ensemble
 from fuseline.package.files import FITTED, Description, MemberFile, TargetFile, assemble, save_ensemble
 from fuseline.package.precision import decide
+from fuseline.package.reference import reference_key, write_reference
 from fuseline.plan import Plan
 from fuseline.promotion.rows import fitted_rows
 from fuseline.store import Store, code_version, content_key
@@ -63,9 +64,9 @@ REQUIREMENTS = (
 def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTarget]) -> tuple[Path, bool]:
     """The package's folder in the store, and whether it was there already.
 
-    Its key is the hash of all that the package does: members, combiners, calibration and the code that runs them; and of the
-    rows that they were fitted on. Which rules
-    were compared, or what the recipe is called, does not count: the same ensemble is the same package.
+    Its key is the hash of all that the package does: members, combiners, calibration and the code that runs them; of the rows that
+    they were fitted on; and of the test rows that it keeps counts of. Which rules were compared, or what the recipe is called,
+    does not count: the same ensemble is the same package.
     """
     kept = used(fused, len(bank.members))
     names = [bank.members[m] for m in kept]
@@ -80,6 +81,7 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
         conformal=conformal,
         threads=plan.recipe.training.threads,
         fitted=fitted,
+        reference=reference_key(plan),
         versions=needed,
         code=code_version(*RUNTIME),
     )
@@ -109,6 +111,7 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
         )
         save_ensemble(_timed(description, plan, assemble(description, networks, combiners)), networks, combiners, folder)
         np.save(folder / FITTED, fitted)
+        write_reference(plan, bank, fused, folder)
 
     return store.make("package", key, build)
 

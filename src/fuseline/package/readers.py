@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from fuseline.data.decoding import open_picture, pixels
 from fuseline.data.files import from_npz
@@ -18,7 +19,7 @@ from fuseline.data.pictures import EXTENSIONS, pictures_in
 from fuseline.data.schema import Schema
 from fuseline.errors import DataError, first_line
 from fuseline.package import lines
-from fuseline.package.rows import Bad, Part, Wanted, ids_of, of_table
+from fuseline.package.rows import Bad, Part, Wanted, ids_of, of_table, others_of
 from fuseline.package.stream import frame_of, opened
 
 
@@ -74,7 +75,7 @@ def identity(source: Path) -> list[Any]:
 def _parquet(source: Path, wanted: Wanted, done: int) -> Iterator[Part]:
     with opened(source) as table:
         there = table.schema_arrow.names
-        named = [name for name in [*wanted.schema.columns, wanted.id] if name in there]
+        named = [name for name in [*wanted.schema.columns, wanted.id, *wanted.others] if name in there]
         first = 0
         batches = table.iter_batches(wanted.rows, columns=list(dict.fromkeys(named)), use_threads=False)
         for k in count():
@@ -100,7 +101,7 @@ def _npz(source: Path, wanted: Wanted, done: int) -> Iterator[Part]:
         if raw.image is None or wanted.schema.image is None:
             yield of_table(frame, numbers, wanted, {})
         else:
-            yield Part(raw.image[first : first + wanted.rows], numbers, ids_of(frame, wanted), {})
+            yield Part(raw.image[first : first + wanted.rows], numbers, ids_of(frame, wanted), {}, others_of(frame, wanted))
 
 
 def _folder(source: Path, wanted: Wanted, done: int) -> Iterator[Part]:
@@ -126,7 +127,8 @@ def _folder(source: Path, wanted: Wanted, done: int) -> Iterator[Part]:
             images[len(kept)] = its
             kept.append(number)
         names = np.array([files[number].relative_to(source).as_posix() for number in kept], dtype=object)
-        yield Part(images[: len(kept)], np.array(kept, np.int64), names, bad)
+        classes = pd.DataFrame({"class": [name.partition("/")[0] for name in names]})
+        yield Part(images[: len(kept)], np.array(kept, np.int64), names, bad, others_of(classes, wanted))
 
 
 READERS: dict[str, Callable[[Path, Wanted, int], Iterator[Part]]] = {

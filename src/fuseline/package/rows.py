@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -28,21 +28,25 @@ class Part:
         rows: a table, or pictures (N, C, H, W).
         numbers: (N,) counted from 0 over the whole source.
         ids: (N,), where the source has them.
+        others: those of the wanted further columns that the source has.
     """
 
     rows: pd.DataFrame | NDArray[Any]
     numbers: NDArray[np.int64]
     ids: NDArray[Any] | None
     bad: Bad
+    others: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be read: the inputs of a schema, the column of ids, and whether pictures are brought to the schema's size."""
+    """What is to be read: the inputs of a schema, the column of ids, whether pictures are brought to the schema's size, and
+    further columns, as far as they are there. Pictures in folders by their class have a column ``class``."""
 
     schema: Schema
     id: str | None = None
     resize: bool = False
+    others: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -53,7 +57,12 @@ class Wanted:
 
 def of_table(frame: pd.DataFrame, numbers: NDArray[np.int64], wanted: Wanted, bad: Bad) -> Part:
     """A part of a table."""
-    return Part(frame, numbers, ids_of(frame, wanted), bad)
+    return Part(frame, numbers, ids_of(frame, wanted), bad, others_of(frame, wanted))
+
+
+def others_of(frame: pd.DataFrame, wanted: Wanted) -> pd.DataFrame:
+    """The further columns that are wanted, as far as they are there."""
+    return frame[[name for name in wanted.others if name in frame.columns]]
 
 
 def ids_of(frame: pd.DataFrame, wanted: Wanted) -> NDArray[Any] | None:

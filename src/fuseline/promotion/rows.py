@@ -34,12 +34,15 @@ def fitted_rows(dataset: Dataset, split: Split, has_ids: bool) -> Hashes:
 
 
 def among(fitted: Hashes, *hashes: Hashes) -> NDArray[np.bool_]:
-    """Which rows (N,) a model was fitted on, of which several hashes (N,) each are given.
+    """Which rows (N,) a model was fitted on, of which several hashes (N,) each are given; those of ``fitted`` are sorted.
 
     >>> among(np.array([2, 5], np.uint64), np.array([1, 2], np.uint64), np.array([7, 8], np.uint64))
     array([False,  True])
     """
-    return np.asarray(np.any([np.isin(some, fitted) for some in hashes], axis=0))
+    if not len(fitted):
+        return np.zeros(len(hashes[0]), bool)
+    places = [np.minimum(np.searchsorted(fitted, some), len(fitted) - 1) for some in hashes]
+    return np.any([fitted[place] == some for place, some in zip(places, hashes, strict=True)], axis=0)
 
 
 def sketch(content: Hashes) -> list[str]:

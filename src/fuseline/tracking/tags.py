@@ -16,7 +16,7 @@ ORIGIN = "fuseline.origin"
 """The run that trained a member which another one reuses."""
 
 VERSION = "fuseline.version"
-"""What the run registered, as ``NAME/VERSION``."""
+"""What the run registered, or what it is about, as ``NAME/VERSION``."""
 
 MANIFEST = "fuseline.manifest"
 """Of a version: the sha256 of its package's manifest, so that its files can't be exchanged where they lie alone."""
