@@ -124,7 +124,7 @@ def mlflow_variables(settings: Settings, auth: bool) -> dict[str, str]:
         users = home() / "mlflow-auth.ini"
         own = f"sqlite:///{home()}/mlflow-auth.db" if address.startswith("sqlite") else address
         lines = ["[mlflow]", "default_permission = READ", f"database_uri = {own.replace('%', '%%')}"]
-        lines.append("authorization_function = mlflow.server.auth:authenticate_request_basic_auth")
+        lines.append("auth_cache_ttl_seconds = 60")  # else each request, so each file of a model, waits for a slow hash
         users.parent.mkdir(parents=True, exist_ok=True)
         users.write_text("\n".join([*lines, ""]), encoding="utf-8")
         mine = credentials()
