@@ -11,7 +11,7 @@ from pathlib import Path
 from fuseline.errors import UserError
 from fuseline.store import home
 
-ADMIN, PASSWORD = "MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD"  # noqa: S105 (names of variables)
+ADMIN, PASSWORD = "MLFLOW_AUTH_ADMIN_USERNAME", "MLFLOW_AUTH_ADMIN_PASSWORD"
 COOKIES, PREFECT = "MLFLOW_FLASK_SERVER_SECRET_KEY", "PREFECT_SERVER_API_AUTH_STRING"
 
 

@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.flows import load_flow_from_entrypoint
+from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel, ValidationError
 
@@ -76,7 +76,7 @@ def _deploy(
     parameters: dict[str, Any] | None = None,
     schedules: list[DeploymentScheduleCreate] | None = None,
 ) -> tuple[str, UUID]:
-    flow = load_flow_from_entrypoint(entry["entrypoint"])
+    flow: Flow[..., Any] = load_flow_from_entrypoint(entry["entrypoint"])
     limit = entry.get("concurrency_limit") or {}
     options = {name: value for name, value in limit.items() if name != "limit"}
     identity = client.create_deployment(

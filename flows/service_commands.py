@@ -24,7 +24,9 @@ def up(
         def ready(places: dict[str, str]) -> None:
             for name, address in places.items():
                 if name != "clients":
-                    messages.print(f"[bold]{name}[/bold] is ready: {address.removesuffix('/api')}", highlight=False, soft_wrap=True)
+                    messages.print(
+                        f"[bold]{name}[/bold] is ready: {address.removesuffix('/api')}", highlight=False, soft_wrap=True
+                    )
             messages.print(f"in another shell: set -a; . {places['clients']}; set +a", highlight=False, soft_wrap=True)
 
         code = run_services(load_settings(), processes or [], auth, ready)
@@ -36,7 +38,9 @@ def deploy(
     recipes: Annotated[list[Path] | None, typer.Argument(help="Recipes that get a deployment of their own for training.")] = None,
     cron: Annotated[str | None, typer.Option(help='When they are trained, as "0 2 * * *".')] = None,
     timezone: Annotated[str, typer.Option(help="Of the schedule.")] = "UTC",
-    retrain: Annotated[bool, typer.Option("--retrain-on-drift", help="Train when an evaluation found drift or regression.")] = False,
+    retrain: Annotated[
+        bool, typer.Option("--retrain-on-drift", help="Train when an evaluation found drift or regression.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Put the deployments of prefect.yaml, and one for each recipe, up on the Prefect server at PREFECT_API_URL."""

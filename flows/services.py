@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from string import Template
 
 from honcho import manager as honcho
 from honcho.environ import parse_procfile
@@ -22,7 +23,9 @@ from fuseline.tracking.settings import Settings, filled, parted
 PROCFILE = Path(__file__).with_name("Procfile")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CLIENTS = "client.env"
-"""The file in the home that says, while the servers are up, where they are and who may ask: ``set -a; . .fuseline/client.env``."""
+"""The file in the home that says, while the servers are up, where they are and who may ask."""
+
+UNSAFE = "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"
 
 honcho.KILL_WAIT = 30  # what a worker runs may take 20 seconds to save its checkpoints
 
@@ -65,7 +68,7 @@ def run_services(settings: Settings, names: Sequence[str], auth: bool, ready: Ca
     }
     services = Services()
     for name, command in chosen.items():
-        services.add_process(name, command, env=_environment(environments[name]))
+        services.add_process(name, command, env=_environment(settings, environments[name]))
     file = home() / CLIENTS
 
     def tell() -> None:
@@ -116,9 +119,8 @@ def mlflow_variables(settings: Settings, auth: bool) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_SERVER_ALLOWED_HOSTS": f"{place},localhost:{settings.ui.port}",
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": f"http://{place}",
-        "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "",
         "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
-        "PGPASSWORD": password,
+        **password,
     }
     if auth:
         users = home() / "mlflow-auth.ini"
@@ -144,8 +146,10 @@ def prefect_variables(settings: Settings, auth: bool) -> dict[str, str]:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": place,
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
-        "PGPASSWORD": password,
-        **({name: credentials()[PREFECT] for name in (PREFECT, "PREFECT_API_AUTH_STRING")} if auth else {}),  # its services ask too
+        **password,
+        **(
+            {name: credentials()[PREFECT] for name in (PREFECT, "PREFECT_API_AUTH_STRING")} if auth else {}
+        ),  # its services ask too
     }
 
 
@@ -162,19 +166,20 @@ def _common(settings: Settings) -> dict[str, str]:
     }
 
 
-def _environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """Ours with changes; what is for one process alone, and empty names, go to no other."""
-    private = {ADMIN, PASSWORD, COOKIES, PREFECT, "PREFECT_API_AUTH_STRING", "PGPASSWORD", "MLFLOW_TRACKING_PASSWORD"}
-    merged = {name: value for name, value in os.environ.items() if name not in private}
-    return {name: value for name, value in {**merged, **changes}.items() if value or name == "FUSELINE_MLFLOW_APP"}
+def _environment(settings: Settings, changes: Mapping[str, str]) -> dict[str, str]:
+    """Ours with changes, without what is for another process alone."""
+    private = {ADMIN, PASSWORD, COOKIES, PREFECT, "PREFECT_API_AUTH_STRING", "PGPASSWORD", "MLFLOW_TRACKING_PASSWORD", UNSAFE}
+    for uri in (settings.server.backend_store_uri, settings.prefect.database_uri):
+        private.update(Template(uri).get_identifiers())
+    return {**{name: value for name, value in os.environ.items() if name not in private}, **changes}
 
 
-def _database(uri: str, driver: str) -> tuple[str, str]:
-    """The address of a database without its password, and the password, which PostgreSQL's clients take from the environment."""
+def _database(uri: str, driver: str) -> tuple[str, dict[str, str]]:
+    """The address of a database without its password, and the variable by which PostgreSQL's clients are told the password."""
     address, name, password = parted(filled(uri))
     if name is not None:
         address = address.replace("://", f"://{name}@", 1)
-    return address.replace("postgresql:", f"{driver}:", 1), password or os.environ.get("PGPASSWORD", "")
+    return address.replace("postgresql:", f"{driver}:", 1), {"PGPASSWORD": password} if password else {}
 
 
 def _known(names: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -198,4 +203,6 @@ def _refuse_taken(settings: Settings, chosen: Mapping[str, str]) -> None:
                 try:
                     probe.bind((settings.ui.host, port))
                 except OSError:
-                    raise UserError(f"mlflow.yml: {field}: port {port} is taken; stop what listens there, or name another.") from None
+                    raise UserError(
+                        f"mlflow.yml: {field}: port {port} is taken; stop what listens there, or name another."
+                    ) from None

@@ -50,8 +50,11 @@ def heeded() -> Iterator[None]:
 
 @contextmanager
 def heeded_still() -> Iterator[None]:
-    """The same inside a flow, whose engine has put a handler of its own in our place. Where that is to stay, because a worker of
-    Prefect's has started us, it hears of the first SIGTERM alone: a second one would end what saves checkpoints and closes records."""
+    """The same inside a flow, whose engine has put a handler of its own in our place.
+
+    Where a worker of Prefect's has started us, that handler stays, but it hears of the first SIGTERM alone: a second one would
+    end what saves checkpoints and closes records.
+    """
     if not _heeded.ours:
         with _once(signal.SIGTERM):
             yield

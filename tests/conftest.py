@@ -26,6 +26,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.servers import PLANTED, Servers, missing, postgresql
+
 ROOT = Path(tempfile.mkdtemp(prefix="fuseline-tests-"))
 atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
 os.environ["PREFECT_HOME"] = str(ROOT / "prefect")  # read when prefect is imported, which a test file may do
@@ -393,3 +395,30 @@ def second_run(
     """The first run's recipe once more, with the replicas before and after."""
     before = replicas(first_run.home)
     return commands("run", first_run.recipe, "--json", home=first_run.home), before, replicas(first_run.home)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """PostgreSQL, MLflow with names and passwords, Prefect likewise, and a worker; one set for all tests that ask for it."""
+    if lacking := missing():
+        text = f"not installed: {', '.join(lacking)} (.ci/run installs them)"
+        if os.environ.get("FUSELINE_REQUIRE_SERVICES"):
+            pytest.fail(text)
+        pytest.skip(text)
+    users = {"mlflow": PLANTED["MLFLOW_DB_PASSWORD"], "prefect": PLANTED["PREFECT_DB_PASSWORD"]}
+    with postgresql(users) as port:
+        made = Servers(tmp_path_factory.mktemp("servers"), port)
+        try:
+            made.start()
+            yield made
+        finally:
+            if made.process is not None and made.process.poll() is None:
+                made.stop()
+            assert made.left() == []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file run in one process, and so do all that need the servers."""
+    for item in items:
+        group = "servers" if "servers" in getattr(item, "fixturenames", ()) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
