@@ -247,11 +247,37 @@ class Calibration(Part):
     method: Literal["temperature", "none"] = "temperature"
 
 
+class Drift(Part):
+    """When new rows count as drifted from the test rows: see :mod:`fuseline.evaluation.drift`.
+
+    Attributes:
+        level: the false discovery rate over all tests of an evaluation.
+        correction: ``bh`` (Benjamini and Hochberg 1995), or ``by`` (Benjamini and Yekutieli 2001), which holds whatever the
+            columns' dependence and finds less.
+        bins: for the population stability index of numbers.
+        moderate, large: what is significant drifts moderately, or much, from this index on.
+    """
+
+    level: float = Field(0.01, gt=0, lt=1)
+    correction: Literal["bh", "by"] = "bh"
+    bins: int = Field(10, ge=2, le=100)
+    moderate: Positive = 0.1
+    large: Positive = 0.25
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.large < self.moderate:
+            raise ValueError("'large' must not be below 'moderate'")
+        return self
+
+
 class Evaluation(Part):
-    """How the test rows are scored: bootstrap ``resamples`` and the ``level`` of the intervals."""
+    """How the test rows are scored: bootstrap ``resamples`` and the ``level`` of the intervals; and when new rows have drifted
+    from them."""
 
     resamples: int = Field(1000, ge=100)
     level: float = Field(0.95, gt=0.5, lt=1)
+    drift: Drift = Drift()
 
 
 class Registry(Part):
