@@ -22,6 +22,7 @@ from fuseline.models.network import NetworkSpec
 from fuseline.package.ensemble import Ensemble
 from fuseline.package.files import Description, MemberFile, TargetFile, assemble, save_ensemble
 from fuseline.package.precision import decide
+from fuseline.package.reference import reference_key, write_reference
 from fuseline.plan import Plan
 from fuseline.store import Store, code_version, content_key
 from fuseline.threads import limited_to
@@ -60,8 +61,9 @@ REQUIREMENTS = (
 def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTarget]) -> tuple[Path, bool]:
     """The package's folder in the store, and whether it was there already.
 
-    Its key is the hash of all that the package does: members, combiners, calibration and the code that runs them. Which rules
-    were compared, or what the recipe is called, does not count: the same ensemble is the same package.
+    Its key is the hash of all that the package does: members, combiners, calibration and the code that runs them; and of how its
+    test rows were judged, for later ones are judged so too. Which rules were compared, or what the recipe is called, does not
+    count: the same ensemble is the same package.
     """
     kept = used(fused, len(bank.members))
     names = [bank.members[m] for m in kept]
@@ -72,6 +74,7 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
         replicas=replicas,
         fused={part.target: _content(part, combiners[part.target]) for part in fused},
         threads=plan.recipe.training.threads,
+        reference=reference_key(plan),
         versions=needed,
         code=code_version(*RUNTIME),
     )
@@ -99,6 +102,7 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
             provenance={"data": plan.dataset.fingerprint, "code": code_version(*RUNTIME), "requirements": needed},
         )
         save_ensemble(_timed(description, plan, assemble(description, networks, combiners)), networks, combiners, folder)
+        write_reference(plan, bank, fused, folder)
 
     return store.make("package", key, build)
 
