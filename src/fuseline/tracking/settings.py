@@ -48,12 +48,23 @@ class Ui(Part):
     port: int = Field(5000, ge=1, le=65535)
 
 
+class Signing(Part):
+    """The key that signs new packages, and the keys of which one must have signed a package that is loaded.
+
+    All are files; relative names are meant from where ``mlflow.yml`` is. Without ``public_keys`` a package need not be signed.
+    """
+
+    private_key: str | None = None
+    public_keys: tuple[str, ...] = ()
+
+
 class Settings(Part):
     """All of ``mlflow.yml``."""
 
     server: Server = Server()
     tracking: Tracking = Tracking()
     ui: Ui = Ui()
+    signing: Signing = Signing()
 
     @property
     def is_local(self) -> bool:
@@ -82,7 +93,29 @@ def load_settings(file: Path = FILE) -> Settings:
         mlflow_registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or settings.server.mlflow_registry_uri,
     )
     tracking = Tracking(experiment=settings.tracking.experiment, artifact_location=_filled(settings.tracking.artifact_location))
-    return Settings(server=server, tracking=tracking, ui=settings.ui)
+    its = settings.signing
+    signing = Signing(
+        private_key=None if its.private_key is None else _beside(file, its.private_key),
+        public_keys=tuple(_beside(file, key) for key in its.public_keys),
+    )
+    return settings.model_copy(update={"server": server, "tracking": tracking, "signing": signing})
+
+
+def check_signing(signing: Signing) -> None:
+    """
+    Raises:
+        UserError: a key that is named can't be used.
+    """
+    if signing.private_key is not None or signing.public_keys:
+        from fuseline.package.signing import sign, trusted
+
+        trusted([Path(key) for key in signing.public_keys])
+        if signing.private_key is not None:
+            sign(b"", Path(signing.private_key))
+
+
+def _beside(file: Path, name: str) -> str:
+    return str((file.parent / Path(_filled(name)).expanduser()).absolute())
 
 
 def _filled(text: str) -> str:
