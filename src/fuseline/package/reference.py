@@ -1,4 +1,4 @@
-"""What a package keeps of its test rows, so that later rows can be judged as these were and compared with them.
+"""What a package keeps of its test rows, so that later rows can be compared with them.
 
 It lies inside the package and not beside it in MLflow, so that the manifest covers it and whoever has the package can watch for
 drift, without the run that made it. Only counts lie there (:mod:`fuseline.evaluation.sketch`), each column's by itself: a sample of
@@ -19,34 +19,20 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from fuseline.bank import Bank
-from fuseline.component import Part
 from fuseline.data.schema import Arrays, Schema, TargetSchema, rows_of
 from fuseline.errors import PackageError
 from fuseline.evaluation.sketch import Numbers, Sketch, Words, numbers, words
 from fuseline.fusion.fuse import FusedTarget
 from fuseline.package.ensemble import Answer, answer_of
 from fuseline.plan import Plan
-from fuseline.recipe import Drift
-from fuseline.store import content_key, read_json, write_json
+from fuseline.store import content_key
 
-SKETCHES, JUDGING = "reference.safetensors", "judging.json"
+FILE = "reference.safetensors"
 PICTURES = 1024
 """So many pictures are looked at at once."""
 
 Sketches = dict[str, dict[str, Sketch]]
 """By part (``inputs``, ``predictions``, ``disagreement``) and name."""
-
-
-class Judging(Part):
-    """How the test rows were judged, and new ones are to be: the columns and metrics of each target, the intervals, and what
-    counts as drift."""
-
-    columns: dict[str, list[str]]
-    metrics: dict[str, list[str]]
-    resamples: int
-    level: float
-    seed: int
-    drift: Drift
 
 
 class Series(NamedTuple):
@@ -59,20 +45,7 @@ class Series(NamedTuple):
 
 def reference_key(plan: Plan) -> str:
     """What the reference follows from, besides the ensemble itself."""
-    return content_key(test=plan.dataset.content[plan.split.rows("test")], judging=judging(plan))
-
-
-def judging(plan: Plan) -> Judging:
-    """What a plan's recipe says of judging."""
-    recipe = plan.recipe
-    return Judging(
-        columns={target: recipe.columns(target) for target in recipe.targets},
-        metrics={target: plan.metric_names(target) for target in recipe.targets},
-        resamples=recipe.evaluation.resamples,
-        level=recipe.evaluation.level,
-        seed=recipe.seed,
-        drift=recipe.evaluation.drift,
-    )
+    return content_key(test=plan.dataset.content[plan.split.rows("test")])
 
 
 def write_reference(plan: Plan, bank: Bank, fused: Sequence[FusedTarget], folder: Path) -> None:
@@ -84,19 +57,7 @@ def write_reference(plan: Plan, bank: Bank, fused: Sequence[FusedTarget], folder
     for part in fused:
         for kind, its in _said(plan, bank, part, rows).items():
             sketches[kind] |= {series.name: _sketched(series) for series in its}
-    save(sketches, folder / SKETCHES)
-    write_json(folder / JUDGING, judging(plan))
-
-
-def load_judging(package: Path) -> Judging:
-    """How a package's test rows were judged.
-
-    Raises:
-        PackageError: the package doesn't say, as one of an earlier release.
-    """
-    if not (package / JUDGING).is_file():
-        raise PackageError(f"{package}: there is no {JUDGING}; the package was made before there was one: run its recipe again.")
-    return Judging.model_validate(read_json(package / JUDGING))
+    save(sketches, folder / FILE)
 
 
 def inputs_of(schema: Schema, arrays: Mapping[str, Any]) -> Iterator[Series]:
@@ -150,8 +111,17 @@ def save(sketches: Sketches, file: Path) -> None:
     save_file(tensors, file, {"sketches": json.dumps(listed)})
 
 
-def load(file: Path) -> Sketches:
-    """Sketches that were saved."""
+def load(package: Path) -> Sketches:
+    """The sketches of a package's test rows.
+
+    Raises:
+        PackageError: it has none.
+    """
+    file = package / FILE
+    if not file.is_file():
+        raise PackageError(
+            f"{package}: there is no {FILE}, as in packages of earlier releases; run the recipe again for a new one."
+        )
     sketches: Sketches = {"inputs": {}, "predictions": {}, "disagreement": {}}
     with safe_open(file, "numpy") as tensors:  # type: ignore[no-untyped-call]
         for place, rest in enumerate(json.loads(tensors.metadata()["sketches"])):

@@ -1,0 +1,161 @@
+"""What is kept of new rows while they are read part by part: their hashes and targets, and what an ensemble says of them, in files.
+
+Shapes: N rows, C classes, labels, quantiles or 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import DTypeLike, NDArray
+
+from fuseline.data.dataset import content_hash
+from fuseline.data.schema import Arrays, Schema, TargetSchema
+from fuseline.data.targets import encode_new
+from fuseline.errors import DataError
+from fuseline.package.ensemble import Answer
+from fuseline.recipe import Recipe
+
+FITTED = "fitted.npy"
+"""The sorted hashes of the rows that an ensemble was fitted on, where its package has them."""
+
+NAMED = 20
+"""So many of the rows that it was fitted on are named."""
+
+
+class Rows(NamedTuple):
+    """Some new rows: a table with the input columns, or pictures (N, C, H, W); a table of all columns that there are; and the
+    number of the first of them."""
+
+    inputs: pd.DataFrame | NDArray[Any]
+    table: pd.DataFrame
+    first: int
+
+
+class Grown:
+    """An array (N,), or (N, C) with a width, that grows at its end and lies in a file."""
+
+    def __init__(self, file: Path, dtype: DTypeLike, width: int = 0) -> None:
+        self.file, self.dtype, self.width, self.rows = file, np.dtype(dtype), width, 0
+        file.touch()
+
+    def add(self, values: NDArray[Any]) -> None:
+        with self.file.open("ab") as opened:
+            opened.write(np.ascontiguousarray(values, self.dtype).tobytes())
+        self.rows += len(values)
+
+    def read(self) -> NDArray[Any]:
+        """All of it, mapped."""
+        shape = (self.rows, self.width) if self.width else (self.rows,)
+        return np.memmap(self.file, self.dtype, "r", shape=shape) if self.rows else np.empty(shape, self.dtype)
+
+
+class Collected:
+    """The rows that an ensemble is judged by, and those that were left out because it was fitted on them.
+
+    Attributes:
+        content: the hashes of the rows' inputs (N,).
+        said, total: per target what is said (N, C), and the total uncertainty (N,).
+        targets: of those that the rows have, as :func:`fuseline.data.targets.encode_new` gives them.
+        is_known: whether the package says which rows it was fitted on.
+        left_out: how many rows these are here.
+        named: the first of them, by their ids if there are any, else by their number.
+    """
+
+    def __init__(self, package: Path, recipe: Recipe, schema: Schema, where: str, folder: Path) -> None:
+        self.recipe, self.schema, self.where, self.folder = recipe, schema, where, folder
+        self.is_known = (package / FITTED).is_file()
+        self._fitted = np.load(package / FITTED, mmap_mode="r") if self.is_known else np.empty(0, np.uint64)
+        self.content = Grown(folder / "content", np.uint64)
+        places = {name: folder / f"{number}" for number, name in enumerate(schema.targets)}
+        self.said = {
+            name: Grown(places[name].with_suffix(".said"), np.float64, its.width) for name, its in schema.targets.items()
+        }
+        self.total = {name: Grown(places[name].with_suffix(".total"), np.float64) for name in schema.targets}
+        self.targets: dict[str, Grown] = {}
+        self._places = places
+        self._columns: dict[str, list[str]] | None = None
+        self.left_out = 0
+        self.named: list[Any] = []
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return self.content.rows
+
+    def fresh(self, arrays: Arrays, part: Rows) -> Arrays | None:
+        """Those of a part's encoded rows that the ensemble was not fitted on, None if it was on all; their targets are kept.
+
+        Raises:
+            DataError: names the row and the column that is wrong.
+        """
+        content = content_hash(self.schema, arrays)
+        fresh = ~among(content, self._fitted)
+        self._leave_out(part, np.flatnonzero(~fresh))
+        for name, columns in self._labels(part.table).items():
+            its = encode_new(part.table[columns], self.schema.targets[name], self.where, part.first)
+            self.targets[name].add(its[fresh])
+        self.content.add(content[fresh])
+        if fresh.all():
+            return arrays
+        return {name: array[fresh] for name, array in arrays.items()} if fresh.any() else None
+
+    def add(self, answers: Mapping[str, Answer]) -> None:
+        """What the ensemble says of the fresh rows."""
+        for name, its in answers.items():
+            self.said[name].add(its.values.numpy())
+            self.total[name].add(its.uncertainty.numpy())
+
+    def labelled(self) -> list[str]:
+        """The targets that at least one row has."""
+        return [name for name, its in self.targets.items() if self.schema.targets[name].known(its.read()).any()]
+
+    def _labels(self, table: pd.DataFrame) -> dict[str, list[str]]:
+        """The columns of each target that the rows have: told by the first of them."""
+        if self._columns is None:
+            self._columns = _labelled(self.recipe, table, self.where)
+            for name in self._columns:
+                self.targets[name] = Grown(self._places[name].with_suffix(".target"), *_kept_as(self.schema.targets[name]))
+        return self._columns
+
+    def _leave_out(self, part: Rows, rows: NDArray[np.int64]) -> None:
+        self.left_out += len(rows)
+        some, id_ = rows[: NAMED - len(self.named)], self.recipe.data.id
+        self.named += (part.table[id_].iloc[some].astype(str) if id_ in part.table.columns else part.first + some).tolist()
+
+
+def among(content: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which hashes (N,) are among some that are sorted.
+
+    >>> among(np.array([1, 2, 9], np.uint64), np.array([2, 5], np.uint64)).tolist()
+    [False, True, False]
+    """
+    if not len(known):
+        return np.zeros(len(content), bool)
+    place = np.minimum(np.searchsorted(known, content), len(known) - 1)
+    return np.asarray(known[place] == content)
+
+
+def _labelled(recipe: Recipe, table: pd.DataFrame, where: str) -> dict[str, list[str]]:
+    """The columns of each target that the rows have; of one with several, all or none."""
+    found = {}
+    for name in recipe.targets:
+        columns = recipe.columns(name)
+        there = [column for column in columns if column in table.columns]
+        if there and len(there) < len(columns):
+            lost = next(column for column in columns if column not in there)
+            raise DataError(f"{where}: of the target {name!r} the column {lost!r} is missing; give all of its columns, or none.")
+        if there:
+            found[name] = columns
+    return found
+
+
+def _kept_as(schema: TargetSchema) -> tuple[Any, int]:
+    """The type and width of a target's numbers."""
+    if schema.exclusive:
+        return np.int64, 0
+    return (np.float32, schema.width) if schema.kind == "multilabel" else (np.float64, 0)
