@@ -154,3 +154,6 @@ def ui(port: Annotated[int | None, typer.Option(help="Another port than mlflow.y
         from fuseline.tracking.settings import load_settings
 
         serve_ui(load_settings(), port)
+
+
+from flows import evaluate_commands, sweep_commands  # noqa: E402, F401 (they add their commands to the app)

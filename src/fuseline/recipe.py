@@ -355,6 +355,21 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: {explain(error)}") from None
 
 
+def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A recipe with some ``path=value`` overrides.
+
+    Raises:
+        RecipeError: names the field.
+    """
+    tree = recipe.model_dump(mode="json")
+    for override in overrides:
+        _override(tree, override)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(f"{', '.join(overrides)}: {explain(error)}") from None
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every default written out."""
     return dump(recipe.model_dump(mode="json"))

@@ -17,12 +17,18 @@ from fuseline.component import Component
 from fuseline.evaluation.report import evaluate
 from fuseline.footprint import require_room
 from fuseline.fusion.fuse import FusedTarget, fuse_target
+from fuseline.package.assess import assess as assessed
 from fuseline.package.build import build_package
+from fuseline.package.files import load_description
+from fuseline.package.new_rows import content_of, new_rows
 from fuseline.plan import Plan, make_plan
 from fuseline.recipe import Recipe
+from fuseline.report.candidates import leaderboards
+from fuseline.report.candidates_plot import candidates
+from fuseline.report.drift_plot import draw_assessment
 from fuseline.report.plots import draw_all, draw_partition
 from fuseline.report.summary import below_floor, finite
-from fuseline.store import Store, read_json
+from fuseline.store import Store, code_version, content_key, read_json, write_json
 from fuseline.training.replica import curve
 
 Made = tuple[Path, bool]
@@ -87,6 +93,44 @@ def judge(plan: Path, bank: Path, fused: Sequence[Path]) -> Made:
 def package(plan: Path, bank: Path, fused: Sequence[Path]) -> Made:
     """The package; see :func:`fuseline.package.build.build_package`."""
     return build_package(Store(), Plan.open(plan), Bank.open(bank), [FusedTarget.open(part) for part in fused])
+
+
+def assess(package: Path, manifest: str, recipe: Recipe, data: Path, then: Mapping[str, Mapping[str, Any]]) -> Made:
+    """The report of a packaged ensemble on new rows, with its pictures; see :func:`fuseline.package.assess.assess`.
+
+    Args:
+        manifest: the sha256 of the package's manifest.
+    """
+    key = content_key(
+        manifest=manifest,
+        data=content_of(data),
+        recipe=[recipe.evaluation, recipe.targets, recipe.seed, recipe.data.id],
+        then=then,
+        code=code_version("."),
+    )
+
+    def build(folder: Path) -> None:
+        schema = load_description(package).schema_
+        report = finite(assessed(package, recipe, new_rows(data, schema), str(data), then, folder))
+        write_json(folder / "report.json", report)
+        draw_assessment(report, folder)
+
+    return Store().make("assessment", key, build)
+
+
+def compare(ran: Sequence[tuple[str, Path, Path]]) -> Made:
+    """The leaderboards of a sweep, with their pictures; see :func:`fuseline.report.candidates.leaderboards`."""
+    key = content_key(ran=[(label, plan.name, report.name) for label, plan, report in ran], code=code_version("."))
+
+    def build(folder: Path) -> None:
+        boards = finite(leaderboards(ran, folder))
+        write_json(folder / "leaderboards.json", boards)
+        for number, board in enumerate(boards, 1):
+            for target in board["rows"]:
+                name = target if len(boards) == 1 else f"{target}-{number}"
+                candidates(target, board).savefig(folder / f"leaderboard-{name}.png", dpi=110)
+
+    return Store().make("leaderboard", key, build)
 
 
 def example(plan: Path) -> pd.DataFrame | NDArray[Any]:

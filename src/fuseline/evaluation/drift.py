@@ -8,6 +8,7 @@ All tests take the rows to be independent: where groups of rows say the same, th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -139,21 +140,35 @@ def coarse(then: Numbers, now: Numbers, bins: int) -> tuple[Counts, Counts]:
 
 def _tests(name: str, then: Sketch, now: Sketch, bins: int) -> list[Shift]:
     """The tests of one thing; without rows on both sides there is nothing to test."""
-    made = []
-    if isinstance(then, Words) and isinstance(now, Words):
-        if then.known and now.known:
-            merged = _merged(np.stack([then.counts, now.counts]))
-            test = ("chi2", *homogeneity(then.counts, now.counts), stability_index(*merged))
-            made.append((*test, float("nan"), float("nan"), now.known))
-    elif isinstance(then, Numbers) and isinstance(now, Numbers):
-        if then.known and now.known:
-            test = ("ks", *kolmogorov_smirnov(then, now), stability_index(*coarse(then, now, bins)))
-            made.append((*test, then.mean, now.mean, now.known))
-        counts = [np.array([sketch.missing, sketch.known]) for sketch in (then, now)]
-        if (then.missing or now.missing) and all(own.sum() for own in counts):
-            test = ("missing", *homogeneity(*counts), stability_index(*counts))
-            made.append((*test, *(float(own[0] / own.sum()) for own in counts), int(counts[1].sum())))
-    return [Shift("", name, *numbers[:3], 1.0, numbers[3], "stable", *numbers[4:]) for numbers in made]
+    found = []
+    if then.known and now.known:
+        found.append(_of_words(name, then, now) if isinstance(then, Words) else _of_numbers(name, then, now, bins))
+    if isinstance(then, Numbers) and isinstance(now, Numbers) and (then.missing or now.missing):
+        found += _of_missing(name, then, now)
+    return found
+
+
+def _of_words(name: str, then: Words, now: Sketch) -> Shift:
+    merged = _merged(np.stack([then.counts, now.counts]))
+    return _shift(name, "chi2", homogeneity(then.counts, now.counts), stability_index(*merged), (math.nan, math.nan), now.known)
+
+
+def _of_numbers(name: str, then: Numbers, now: Sketch, bins: int) -> Shift:
+    assert isinstance(now, Numbers)
+    index = stability_index(*coarse(then, now, bins))
+    return _shift(name, "ks", kolmogorov_smirnov(then, now), index, (then.mean, now.mean), now.known)
+
+
+def _of_missing(name: str, then: Numbers, now: Numbers) -> list[Shift]:
+    first, second = (np.array([sketch.missing, sketch.known]) for sketch in (then, now))
+    if not first.sum() or not second.sum():
+        return []
+    shares = (float(first[0] / first.sum()), float(second[0] / second.sum()))
+    return [_shift(name, "missing", homogeneity(first, second), stability_index(first, second), shares, int(second.sum()))]
+
+
+def _shift(name: str, test: str, found: tuple[float, float], psi: float, middle: tuple[float, float], rows: int) -> Shift:
+    return Shift("", name, test, *found, q=1.0, psi=psi, size="stable", then=middle[0], now=middle[1], rows=rows)
 
 
 def _merged(table: Counts) -> Counts:

@@ -62,8 +62,8 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
     """The package's folder in the store, and whether it was there already.
 
     Its key is the hash of all that the package does: members, combiners, calibration and the code that runs them; and of the test
-    rows that it keeps counts of. Which rules were compared, or what the recipe is called, does not count: the same ensemble is the
-    same package.
+    rows that it keeps counts of. Which rules were compared, or what the recipe is called, does not count: the same ensemble is
+    the same package.
     """
     kept = used(fused, len(bank.members))
     names = [bank.members[m] for m in kept]

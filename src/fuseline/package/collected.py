@@ -1,4 +1,4 @@
-"""What is kept of new rows while they are read part by part: their hashes and targets, and what an ensemble says of them, in files.
+"""What is kept of new rows in files while they are read part by part: hashes, targets, and what an ensemble says of them.
 
 Shapes: N rows, C classes, labels, quantiles or 1.
 """
@@ -72,10 +72,9 @@ class Collected:
         self._fitted = np.load(package / FITTED, mmap_mode="r") if self.is_known else np.empty(0, np.uint64)
         self.content = Grown(folder / "content", np.uint64)
         places = {name: folder / f"{number}" for number, name in enumerate(schema.targets)}
-        self.said = {
-            name: Grown(places[name].with_suffix(".said"), np.float64, its.width) for name, its in schema.targets.items()
-        }
-        self.total = {name: Grown(places[name].with_suffix(".total"), np.float64) for name in schema.targets}
+        tasks = schema.targets.items()
+        self.said = {name: Grown(places[name].with_suffix(".said"), np.float64, its.width) for name, its in tasks}
+        self.total = {name: Grown(places[name].with_suffix(".total"), np.float64) for name, _ in tasks}
         self.targets: dict[str, Grown] = {}
         self._places = places
         self._columns: dict[str, list[str]] | None = None
@@ -106,9 +105,9 @@ class Collected:
 
     def add(self, answers: Mapping[str, Answer]) -> None:
         """What the ensemble says of the fresh rows."""
-        for name, its in answers.items():
-            self.said[name].add(its.values.numpy())
-            self.total[name].add(its.uncertainty.numpy())
+        for name, (values, total, _) in answers.items():
+            self.said[name].add(values.numpy())
+            self.total[name].add(total.numpy())
 
     def labelled(self) -> list[str]:
         """The targets that at least one row has."""

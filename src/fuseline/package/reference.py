@@ -1,9 +1,9 @@
 """What a package keeps of its test rows, so that later rows can be compared with them.
 
-It lies inside the package and not beside it in MLflow, so that the manifest covers it and whoever has the package can watch for
-drift, without the run that made it. Only counts lie there (:mod:`fuseline.evaluation.sketch`), each column's by itself: a sample of
-rows would lay open whom the data are about to everybody who may use the model. What remains are up to 256 of a column's values,
-as edges between its cells, which no row ties to those of another column.
+It lies inside the package and not beside it in MLflow, so that the manifest covers it, and who has the package can watch for
+drift without the run that made it. Only counts lie there (:mod:`fuseline.evaluation.sketch`), each column's by itself: a sample
+of rows would lay open whom the data are about to everybody who may use the model. What remains are up to 256 of a column's
+values, as edges between its cells, which no row ties to those of another column.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def added(sketches: Sketches, part: str, series: Series) -> None:
 def save(sketches: Sketches, file: Path) -> None:
     """Sketches as safetensors, with their names in the file's own metadata."""
     tensors: dict[str, NDArray[Any]] = {}
-    listed = []
+    listed: list[dict[str, Any]] = []
     for part, its in sketches.items():
         for name, sketch in its.items():
             place = str(len(listed))
@@ -123,7 +123,7 @@ def load(package: Path) -> Sketches:
             f"{package}: there is no {FILE}, as in packages of earlier releases; run the recipe again for a new one."
         )
     sketches: Sketches = {"inputs": {}, "predictions": {}, "disagreement": {}}
-    with safe_open(file, "numpy") as tensors:  # type: ignore[no-untyped-call]
+    with safe_open(file, "numpy") as tensors:
         for place, rest in enumerate(json.loads(tensors.metadata()["sketches"])):
             counts = tensors.get_tensor(f"{place}/counts")
             if "words" in rest:

@@ -44,7 +44,7 @@ def predict_parquet(package: Path, source: Path, target: Path) -> int:
         raise DataError(f"{target}: the answers would take the place of the rows; name another file for them.")
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with _opened(source) as rows, _Writer(ensemble.schema, unfinished) as writer:
+        with opened(source) as rows, _Writer(ensemble.schema, unfinished) as writer:
             _stream(
                 _parts(rows, ensemble.schema, source),
                 partial(answer, ensemble, batch=description.batch, threads=description.threads),
@@ -75,7 +75,8 @@ def _stream(
             written.result()
 
 
-def _opened(source: Path) -> pq.ParquetFile:
+def opened(source: Path) -> pq.ParquetFile:
+    """A Parquet file whose columns are read ahead a little at a time."""
     try:
         return pq.ParquetFile(source, pre_buffer=False, buffer_size=BUFFER)
     except FileNotFoundError:
@@ -88,7 +89,15 @@ def _parts(rows: pq.ParquetFile, schema: Schema, source: Path) -> Iterator[Array
     """A file's rows, encoded, some at a time."""
     there = [name for name in schema.columns if name in rows.schema_arrow.names]
     schema.encode(rows.schema_arrow.empty_table().select(there).to_pandas(), str(source))  # says what is missing
-    parts = rows.iter_batches(ROWS, columns=schema.columns, use_threads=False)
+    first = 0
+    for part in frames(rows, source, schema.columns):
+        yield schema.encode(part, str(source), first)
+        first += len(part)
+
+
+def frames(rows: pq.ParquetFile, source: Path, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
+    """A file's rows, some at a time: of some columns, or of all."""
+    parts = rows.iter_batches(ROWS, columns=columns, use_threads=False)
     first = 0
     while True:
         try:
@@ -97,7 +106,7 @@ def _parts(rows: pq.ParquetFile, schema: Schema, source: Path) -> Iterator[Array
             raise DataError(f"{source}: not readable as Parquet, from row {first} on: {first_line(error)}.") from None
         if part is None:
             return
-        yield schema.encode(_frame(part), str(source), first)
+        yield _frame(part)
         first += len(part)
 
 
