@@ -30,6 +30,9 @@ def show_assessment(report: Mapping[str, Any], console: Console) -> None:
         named = ", ".join(map(str, report["fitted"]["first"]))
         text = f"left out {report['fitted']['rows']} rows that it was fitted on: {named}"
         console.print(f"[yellow]{text}[/yellow]", highlight=False, soft_wrap=True)
+    if report["unread"]["rows"]:
+        text = f"{report['unread']['rows']} rows could not be read: {'; '.join(report['unread']['first'][:3])}"
+        console.print(f"[yellow]{text}[/yellow]", highlight=False, soft_wrap=True)
     _show_drift(report["drift"], console)
     for event in report["events"]:
         console.print(f"[red]alarm:[/red] {event}", highlight=False)

@@ -48,7 +48,7 @@ def attended(job: Callable[[], dict[str, Any]], name: str, address: str, console
             return job()
     finally:
         mending.join(MENDING)
-        _drain()
+        drain()
 
 
 def mend(address: str) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def without_collector() -> Iterator[None]:
         gc.enable()
 
 
-def _drain() -> None:
+def drain() -> None:
     """Send what Prefect still holds back, before its server is stopped."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogHandler

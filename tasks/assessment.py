@@ -18,7 +18,7 @@ from fuseline.component import explain
 from fuseline.errors import PackageError
 from fuseline.package.trust import MANIFEST
 from fuseline.recipe import Recipe, overridden
-from fuseline.store import content_key, read_json, sha256_of
+from fuseline.store import content_key, sha256_of
 from fuseline.tracking import tags
 from fuseline.tracking.deliver import deliverer
 from fuseline.tracking.reports import tested
@@ -57,10 +57,9 @@ def fetch_version(model: str, folder: Path, overrides: Sequence[str]) -> Version
     settings = load_settings()
     fetched = fetch(settings, model, folder)
     try:
-        recipe = Recipe.model_validate(read_json(fetched.model / MANIFEST)["provenance"]["recipe"])
-    except (KeyError, ValidationError) as error:
-        said = explain(error) if isinstance(error, ValidationError) else f"there is no {error}."
-        raise PackageError(f"{model}: its recipe can't be read by this release: {said}") from None
+        recipe = Recipe.model_validate(fetched.provenance["recipe"])
+    except ValidationError as error:
+        raise PackageError(f"{model}: its recipe can't be read by this release: {explain(error)}") from None
     manifest, known = sha256_of(fetched.model / MANIFEST), tested(settings, fetched.run_id)
     return VersionRecord(fetched.name, fetched.version, fetched.package, manifest, overridden(recipe, overrides), known)
 
@@ -70,7 +69,13 @@ def start_assessment(version: VersionRecord, data: Path) -> RunRecord:
     """Begin a run of the kind ``evaluate``, in the experiment of the version's recipe."""
     key = content_key(kind="evaluate", version=version.reference, data=str(data.absolute()))
     recipe = version.recipe
-    spool = start_spool(key, recipe.name, {tags.RECIPE: recipe.name, tags.MODEL: version.reference}, kind="evaluate")
+    spool = start_spool(
+        key,
+        recipe.name,
+        {tags.RECIPE: recipe.name, tags.MODEL: version.reference},
+        kind="evaluate",
+        name=f"evaluate {version.reference}",
+    )
     said = {"model": version.reference, "data": str(data), "evaluation": recipe.evaluation.model_dump(mode="json")}
     spool.tell(spool.run, label="what", params=said)
     deliverer().watch(spool)

@@ -47,7 +47,7 @@ def start_sweep(candidates: Mapping[str, Recipe]) -> RunRecord:
     """Begin a run of the kind ``sweep``, in the experiment of the first recipe."""
     name = next(iter(candidates.values())).name
     key = content_key(kind="sweep", candidates=candidates)
-    spool = start_spool(key, name, {tags.RECIPE: name}, kind="sweep")
+    spool = start_spool(key, name, {tags.RECIPE: name}, kind="sweep", name=f"sweep {name}")
     labels = {f"{number:03}": label for number, label in enumerate(candidates, 1)}
     spool.tell(spool.run, label="candidates", params={"candidate": labels})
     deliverer().watch(spool)

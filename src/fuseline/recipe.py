@@ -272,11 +272,15 @@ class Drift(Part):
 
 
 class Evaluation(Part):
-    """How the test rows are scored: bootstrap ``resamples`` and the ``level`` of the intervals; and when new rows have drifted
-    from them."""
+    """How the test rows are scored: bootstrap ``resamples`` and the ``level`` of the intervals.
+
+    ``coverage`` is how often the sets of classes and the intervals that a package gives with its predictions hold the truth;
+    ``drift`` says when new rows have drifted from the test rows.
+    """
 
     resamples: int = Field(1000, ge=100)
     level: float = Field(0.95, gt=0.5, lt=1)
+    coverage: float = Field(0.9, gt=0, lt=1)
     drift: Drift = Drift()
 
 

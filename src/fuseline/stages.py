@@ -18,9 +18,11 @@ from fuseline.evaluation.report import evaluate
 from fuseline.footprint import require_room
 from fuseline.fusion.fuse import FusedTarget, fuse_target
 from fuseline.package.assess import assess as assessed
+from fuseline.package.batch import Predicted, predict_file
 from fuseline.package.build import build_package
 from fuseline.package.files import load_description
-from fuseline.package.new_rows import content_of, new_rows
+from fuseline.package.new_rows import new_rows
+from fuseline.package.readers import identity
 from fuseline.plan import Plan, make_plan
 from fuseline.recipe import Recipe
 from fuseline.report.candidates import leaderboards
@@ -28,7 +30,7 @@ from fuseline.report.candidates_plot import candidates
 from fuseline.report.drift_plot import draw_assessment
 from fuseline.report.plots import draw_all, draw_partition
 from fuseline.report.summary import below_floor, finite
-from fuseline.store import Store, code_version, content_key, read_json, write_json
+from fuseline.store import Store, code_version, content_key, read_json, sha256_of, write_json
 from fuseline.training.replica import curve
 
 Made = tuple[Path, bool]
@@ -103,15 +105,15 @@ def assess(package: Path, manifest: str, recipe: Recipe, data: Path, then: Mappi
     """
     key = content_key(
         manifest=manifest,
-        data=content_of(data),
-        recipe=[recipe.evaluation, recipe.targets, recipe.seed, recipe.data.id],
+        data=[(str(name), sha256_of(Path(name))) for name, *_ in identity(data)],
+        recipe=[recipe.evaluation, recipe.targets, recipe.seed, recipe.data],
         then=then,
         code=code_version("."),
     )
 
     def build(folder: Path) -> None:
         schema = load_description(package).schema_
-        report = finite(assessed(package, recipe, new_rows(data, schema), str(data), then, folder))
+        report = finite(assessed(package, recipe, new_rows(data, schema, recipe), str(data), then, folder))
         write_json(folder / "report.json", report)
         draw_assessment(report, folder)
 
@@ -136,6 +138,11 @@ def compare(ran: Sequence[tuple[str, Path, Path]]) -> Made:
 def example(plan: Path) -> pd.DataFrame | NDArray[Any]:
     """A few raw rows of a plan's data."""
     return Plan.open(plan).example()
+
+
+def predict(package: Path, source: Path, target: Path, rejects: Path, id_: str | None, resize: bool) -> Predicted:
+    """See :func:`fuseline.package.batch.predict_file`."""
+    return predict_file(package, source, target, rejects, id_=id_, resize=resize)
 
 
 def unmet(report: Path, floors: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""``fuseline evaluate``: a registered version on rows that it was tested on, on rows that have drifted, and on rows without targets."""
+"""``fuseline evaluate``: a registered version on its test rows, on rows that have drifted, and on rows without targets."""
 
 from __future__ import annotations
 

@@ -20,9 +20,10 @@ from fuseline.evaluation.metrics import METRICS, Predicted
 from fuseline.evaluation.regression import change, read
 from fuseline.evaluation.report import GAINS
 from fuseline.evaluation.room import Room, room_in
-from fuseline.package.collected import Collected, Rows
+from fuseline.package.collected import Collected, first_of
 from fuseline.package.files import load_description, load_ensemble
 from fuseline.package.predict import answer
+from fuseline.package.readers import Part
 from fuseline.package.reference import Sketches, count, empty, load
 from fuseline.recipe import Drift, Recipe
 from fuseline.seeding import EVALUATION, stream
@@ -31,7 +32,7 @@ Tree = dict[str, Any]
 
 
 def assess(
-    package: Path, recipe: Recipe, parts: Iterable[Rows], where: str, then: Mapping[str, Mapping[str, Any]], folder: Path
+    package: Path, recipe: Recipe, parts: Iterable[Part], where: str, then: Mapping[str, Mapping[str, Any]], folder: Path
 ) -> Tree:
     """Judge a packaged ensemble on new rows.
 
@@ -43,8 +44,8 @@ def assess(
         folder: where there is room for what is said of the rows, until this returns.
 
     Returns:
-        ``rows`` that it was judged by; ``fitted``, those that were left out because it was fitted on them; ``targets``, of those
-        that the rows have: ``metrics`` as ``{name: {now, then, change}}``, of classes ``confusion``, ``per_class`` and
+        ``rows`` that it was judged by; ``fitted``, those that were left out because it was fitted on them, and ``unread``, those
+        that could not be read; ``targets``, of those that the rows have: ``metrics`` as ``{name: {now, then, change}}``, of classes ``confusion``, ``per_class`` and
         ``reliability``; ``worse``, the metrics that are, and ``alarm``, the main ones among them; ``drift`` with its ``tests``.
 
     Raises:
@@ -56,7 +57,7 @@ def assess(
     with room_in(folder) as room, tempfile.TemporaryDirectory(dir=folder) as place:
         seen = Collected(package, recipe, schema, where, Path(place))
         for part in parts:
-            arrays = seen.fresh(schema.encode(part.inputs, where, part.first), part)
+            arrays = seen.fresh(schema.encode(part.rows, where, first_of(part)), part)
             if arrays is not None:
                 answers = answer(ensemble, arrays, description.batch, description.threads)
                 count(now, schema, arrays, answers)
@@ -70,6 +71,7 @@ def assess(
             "rows": seen.rows,
             "level": recipe.evaluation.level,
             "fitted": {"known": seen.is_known, "rows": seen.left_out, "first": seen.named},
+            "unread": {"rows": seen.unread, "first": seen.why},
             "targets": targets,
             "worse": [f"{name}: {metric}" for name, metric in worse],
             "alarm": [f"{name}: {metric}" for name, metric in worse if metric in _main(schema.targets[name], targets[name])],

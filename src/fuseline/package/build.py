@@ -19,6 +19,7 @@ from fuseline.fusion.fuse import FusedTarget
 from fuseline.fusion.rules import needs
 from fuseline.models.architectures import ARCHITECTURES
 from fuseline.models.network import NetworkSpec
+from fuseline.package.coverage import fit_coverage
 from fuseline.package.ensemble import Ensemble
 from fuseline.package.files import Description, MemberFile, TargetFile, assemble, save_ensemble
 from fuseline.package.precision import decide
@@ -70,9 +71,11 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
     combiners = {part.target: only(part.winner.combiner, kept) for part in fused}
     replicas = {name: [job.key(plan.dataset) for job in plan.members[name]] for name in names}
     needed = requirements([plan.members[name][0].spec.network.architecture.name for name in names])
+    conformal = {part.target: fit_coverage(plan, bank, part) for part in fused}
     key = content_key(
         replicas=replicas,
         fused={part.target: _content(part, combiners[part.target]) for part in fused},
+        conformal=conformal,
         threads=plan.recipe.training.threads,
         reference=reference_key(plan),
         versions=needed,
@@ -94,6 +97,7 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
                     combiner=combiner_name(combiners[part.target]),
                     number=part.winner.number,
                     looks=sorted(needs(r for r in plan.fuse_spec(part.target).rules if r.name == part.chosen)),
+                    conformal=conformal[part.target],
                 )
                 for part in fused
             },

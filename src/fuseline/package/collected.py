@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from fuseline.data.schema import Arrays, Schema, TargetSchema
 from fuseline.data.targets import encode_new
 from fuseline.errors import DataError
 from fuseline.package.ensemble import Answer
+from fuseline.package.readers import Part
 from fuseline.recipe import Recipe
 
 FITTED = "fitted.npy"
@@ -25,15 +26,6 @@ FITTED = "fitted.npy"
 
 NAMED = 20
 """So many of the rows that it was fitted on are named."""
-
-
-class Rows(NamedTuple):
-    """Some new rows: a table with the input columns, or pictures (N, C, H, W); a table of all columns that there are; and the
-    number of the first of them."""
-
-    inputs: pd.DataFrame | NDArray[Any]
-    table: pd.DataFrame
-    first: int
 
 
 class Grown:
@@ -64,6 +56,7 @@ class Collected:
         is_known: whether the package says which rows it was fitted on.
         left_out: how many rows these are here.
         named: the first of them, by their ids if there are any, else by their number.
+        unread: how many rows could not be read, and ``why`` the first of them couldn't.
     """
 
     def __init__(self, package: Path, recipe: Recipe, schema: Schema, where: str, folder: Path) -> None:
@@ -80,23 +73,27 @@ class Collected:
         self._columns: dict[str, list[str]] | None = None
         self.left_out = 0
         self.named: list[Any] = []
+        self.unread = 0
+        self.why: list[str] = []
 
     @property
     def rows(self) -> int:
         """N."""
         return self.content.rows
 
-    def fresh(self, arrays: Arrays, part: Rows) -> Arrays | None:
+    def fresh(self, arrays: Arrays, part: Part) -> Arrays | None:
         """Those of a part's encoded rows that the ensemble was not fitted on, None if it was on all; their targets are kept.
 
         Raises:
             DataError: names the row and the column that is wrong.
         """
+        self.unread += len(part.bad)
+        self.why += [f"row {row}: {why}" for row, why in part.bad.items()][: NAMED - len(self.why)]
         content = content_hash(self.schema, arrays)
         fresh = ~among(content, self._fitted)
         self._leave_out(part, np.flatnonzero(~fresh))
-        for name, columns in self._labels(part.table).items():
-            its = encode_new(part.table[columns], self.schema.targets[name], self.where, part.first)
+        for name, columns in self._labels(part.others).items():
+            its = encode_new(part.others[columns], self.schema.targets[name], self.where, first_of(part))
             self.targets[name].add(its[fresh])
         self.content.add(content[fresh])
         if fresh.all():
@@ -121,10 +118,15 @@ class Collected:
                 self.targets[name] = Grown(self._places[name].with_suffix(".target"), *_kept_as(self.schema.targets[name]))
         return self._columns
 
-    def _leave_out(self, part: Rows, rows: NDArray[np.int64]) -> None:
+    def _leave_out(self, part: Part, rows: NDArray[np.int64]) -> None:
         self.left_out += len(rows)
-        some, id_ = rows[: NAMED - len(self.named)], self.recipe.data.id
-        self.named += (part.table[id_].iloc[some].astype(str) if id_ in part.table.columns else part.first + some).tolist()
+        some = rows[: NAMED - len(self.named)]
+        self.named += part.numbers[some].tolist() if part.ids is None else [str(id_) for id_ in part.ids[some]]
+
+
+def first_of(part: Part) -> int:
+    """The number of a part's first row, for messages."""
+    return int(part.numbers[0]) if len(part.numbers) else 0
 
 
 def among(content: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:

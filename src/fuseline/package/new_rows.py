@@ -1,59 +1,46 @@
-"""New rows from a file, some at a time, with all of their columns."""
+"""New rows to judge an ensemble by: its inputs and, as far as they are there, its targets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from fuseline.data import pictures
-from fuseline.data.files import Raw, from_csv, from_npz
+import pandas as pd
+
 from fuseline.data.schema import Schema
-from fuseline.errors import DataError
-from fuseline.package.collected import Rows
-from fuseline.package.stream import ROWS, frames, opened
-from fuseline.store import sha256_of
+from fuseline.package.readers import Part, Wanted, parts
+from fuseline.recipe import Recipe
 
 
-def content_of(data: Path) -> str:
-    """The hash of what lies in a file, or of a folder's pictures.
-
-    Raises:
-        DataError: there is no such file.
-    """
-    if not data.exists():
-        raise DataError(f"{data}: there is no such file or folder.")
-    return sha256_of(data) if data.is_file() else pictures.content({"path": str(data)})
-
-
-def new_rows(data: Path, schema: Schema) -> Iterator[Rows]:
-    """The rows of a Parquet, CSV or npz file, or of a folder of pictures.
+def new_rows(data: Path, schema: Schema, recipe: Recipe) -> Iterator[Part]:
+    """The rows of a Parquet, CSV or npz file, or of a folder of pictures, with the columns of the recipe's targets.
 
     Raises:
         DataError: names the file and what is wrong with it.
     """
-    if data.suffix.lower() == ".parquet" and schema.image is None:
-        first = 0
-        with opened(data) as rows:
-            for table in frames(rows, data):
-                yield Rows(table, table, first)
-                first += len(table)
-        return
-    raw = _raw(data, schema)
-    for first in range(0, len(raw.frame), ROWS):
-        part = slice(first, first + ROWS)
-        table = raw.frame.iloc[part]
-        if (raw.image is None) != (schema.image is None):
-            raise DataError(f"{data}: expected {'pictures' if schema.image else 'a table'} to judge this ensemble by.")
-        yield Rows(table if raw.image is None else raw.image[part], table, first)
+    columns = {column: name for name in recipe.targets for column in recipe.columns(name)}
+    pictures = recipe.data.source.settings if recipe.data.source.name == "image_folder" else {}
+    wanted = Wanted(schema, recipe.data.id, resize=pictures.get("size") is not None, others=tuple(columns))
+    for part in parts(data, wanted):
+        read = {its: _labels(part.others[its], schema.targets[columns[its]].classes) for its in part.others.columns}
+        yield replace(part, others=part.others.assign(**read))
 
 
-def _raw(data: Path, schema: Schema) -> Raw:
-    if data.is_dir():
-        if schema.image is None:
-            raise DataError(f"{data}: this ensemble reads a table, and a folder holds pictures; give a file.")
-        channels, height, width = schema.image
-        return pictures.image_folder(path=str(data), size=(height, width), channels=1 if channels == 1 else 3)
-    readers: dict[str, Callable[..., Raw]] = {".csv": from_csv, ".npz": from_npz}
-    if data.suffix.lower() not in readers:
-        raise DataError(f"{data}: not known by its ending; give a .parquet, .csv or .npz file, or a folder of pictures.")
-    return readers[data.suffix.lower()](path=str(data))
+def _labels(column: pd.Series[Any], classes: list[Any]) -> pd.Series[Any]:
+    """A column of words, as a CSV file has it, with the classes that are no words themselves; what is none stays a word.
+
+    >>> _labels(pd.Series(["1", "1.0", "b", None]), [0, 1]).tolist()
+    [1, 1, 'b', None]
+    """
+    if not classes or isinstance(classes[0], str) or not pd.api.types.infer_dtype(column, skipna=True) == "string":
+        return column
+    known = {str(label).lower(): label for label in classes}
+    return column.astype(object).map(lambda word: known.get(_whole(word.strip().lower()), word), na_action="ignore")
+
+
+def _whole(word: str) -> str:
+    """A whole number without the ``.0`` that missing values gave its column."""
+    start, dot, rest = word.partition(".")
+    return start if dot and not rest.strip("0") else word

@@ -52,9 +52,9 @@ class Manifest(Part):
 class Signature(Part):
     """What ``manifest.sig`` holds: the manifest's sha256 and, of a signed one, the signer's public key and the signature."""
 
-    sha256: str
-    public_key: str | None = None
-    signature: str | None = None
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    public_key: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    signature: str | None = Field(None, pattern=r"^[0-9a-f]{128}$")
 
 
 def seal(folder: Path, package: str, provenance: dict[str, Any], private_key: Path | None = None) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 from mlflow.models import Model
 
-from fuseline.package.files import DESCRIPTION
 from fuseline.package.trust import MODEL, seal
 from fuseline.planned import Planned
 from fuseline.report.environment import environment
@@ -41,7 +40,7 @@ def _without_paths(file: Path, package: str) -> None:
 def provenance(package: Path, plan: Path) -> dict[str, Any]:
     """Where a package comes from: recipe, data, code, environment, and the keys of plan, split, shares and replicas."""
     its = Planned.open(plan)
-    made = read_json(package / DESCRIPTION)["provenance"]
+    made = read_json(package / "ensemble.json")["provenance"]  # `package.files` would load torch
     replicas = {name: [replica.key for replica in replicas] for name, replicas in its.members.items()}
     return {
         "recipe": its.recipe.model_dump(mode="json"),

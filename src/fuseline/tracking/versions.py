@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from mlflow import MlflowClient, artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from fuseline.errors import FuselineError, PackageError, UserError, first_line
+from fuseline.errors import PackageError, UserError, first_line
 from fuseline.package.trust import verify
 from fuseline.tracking.client import connected
 from fuseline.tracking.settings import Settings
@@ -35,10 +36,12 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Fetched(Resolved):
-    """A version whose files are here and verified: MLflow's ``model`` folder, and the ``package`` of the ensemble within it."""
+    """A version whose files are here and verified: MLflow's ``model`` folder, the ``package`` of the ensemble within it, and what
+    its manifest says of where it comes from."""
 
     package: Path
     model: Path
+    provenance: Mapping[str, Any]
 
 
 def resolve(settings: Settings, reference: str) -> Resolved:
@@ -68,9 +71,9 @@ def fetch(settings: Settings, reference: str, folder: Path) -> Fetched:
     folder.chmod(0o700)
     place = folder / "model"
     shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(mode=0o700)
     try:
-        _download(client, settings, version, place)
+        with tempfile.TemporaryDirectory(dir=folder) as arriving:
+            _download(client, settings, version, arriving).rename(place)
         manifest = verify(place, [Path(key) for key in settings.signing.public_keys], version.tags.get(MANIFEST))
     except PackageError as error:
         shutil.rmtree(place, ignore_errors=True)
@@ -80,7 +83,7 @@ def fetch(settings: Settings, reference: str, folder: Path) -> Fetched:
         shutil.rmtree(place, ignore_errors=True)
         raise
     its = _resolved(client, version)
-    return Fetched(**vars(its), package=place / manifest.package, model=place)
+    return Fetched(**vars(its), package=place / manifest.package, model=place, provenance=manifest.provenance)
 
 
 def _resolved(client: MlflowClient, version: ModelVersion) -> Resolved:
@@ -95,14 +98,14 @@ def _found(client: MlflowClient, settings: Settings, reference: str) -> ModelVer
         raise UserError(f"{reference!r} names no version of a model; write NAME@ALIAS, as wine@champion, or NAME/VERSION.")
     name = wanted["name"]
     try:
-        model = _asked(settings, client.get_registered_model, name)
+        model = _asked(client.get_registered_model, name)
         if model is None:
             known = [its.name for its in client.search_registered_models(max_results=20)]
             raise UserError(f"no model {name!r} is registered; {_choice(known)}.")
         number = wanted["version"] or model.aliases.get(wanted["alias"])
         if number is None:
             raise UserError(f"the model {name!r} has no alias {wanted['alias']!r}; {_choice(sorted(model.aliases))}.")
-        version: ModelVersion | None = _asked(settings, client.get_model_version, name, str(number))
+        version: ModelVersion | None = _asked(client.get_model_version, name, str(number))
         if version is None:
             numbers = sorted(int(its.version) for its in client.search_model_versions(f"name = '{name}'"))
             raise UserError(f"the model {name!r} has no version {number}; {_choice([str(its) for its in numbers])}.")
@@ -111,7 +114,7 @@ def _found(client: MlflowClient, settings: Settings, reference: str) -> ModelVer
     return version
 
 
-def _asked(settings: Settings, question: Any, *names: str) -> Any:
+def _asked(question: Any, *names: str) -> Any:
     """What the registry answers; None where it knows no such thing."""
     try:
         return question(*names)
@@ -125,18 +128,17 @@ def _choice(known: list[str]) -> str:
     return f"choose from {', '.join(known)}" if known else "there is none yet"
 
 
-def _download(client: MlflowClient, settings: Settings, version: ModelVersion, place: Path) -> None:
+def _download(client: MlflowClient, settings: Settings, version: ModelVersion, folder: str) -> Path:
     server = settings.server
     try:
         source = client.get_logged_model(version.model_id).artifact_location if version.model_id else version.source
-        artifacts.download_artifacts(
+        arrived = artifacts.download_artifacts(
             artifact_uri=source,
-            dst_path=str(place),
+            dst_path=folder,
             tracking_uri=server.mlflow_tracking_uri,
             registry_uri=server.mlflow_registry_uri,
         )
-    except FuselineError:
-        raise
+        return Path(arrived)
     except Exception as error:  # of whatever store the files are in
         text = f"the files of {version.name}/{version.version} can't be had ({first_line(error)})"
         raise UserError(f"{text}; see that MLflow's artifact store can be reached.") from None
