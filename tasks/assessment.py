@@ -68,18 +68,12 @@ def fetch_version(model: str, folder: Path, overrides: Sequence[str]) -> Version
 def start_assessment(version: VersionRecord, data: Path) -> RunRecord:
     """Begin a run of the kind ``evaluate``, in the experiment of the version's recipe."""
     key = content_key(kind="evaluate", version=version.reference, data=str(data.absolute()))
-    recipe = version.recipe
-    spool = start_spool(
-        key,
-        recipe.name,
-        {tags.RECIPE: recipe.name, tags.MODEL: version.reference},
-        kind="evaluate",
-        name=f"evaluate {version.reference}",
-    )
-    said = {"model": version.reference, "data": str(data), "evaluation": recipe.evaluation.model_dump(mode="json")}
+    name, said_so = version.recipe.name, {tags.RECIPE: version.recipe.name, tags.MODEL: version.reference}
+    spool = start_spool(key, name, said_so, kind="evaluate", name=f"evaluate {version.reference}")
+    said = {"model": version.reference, "data": str(data), "evaluation": version.recipe.evaluation.model_dump(mode="json")}
     spool.tell(spool.run, label="what", params=said)
     deliverer().watch(spool)
-    return RunRecord(spool.run, recipe.name)
+    return RunRecord(spool.run, name)
 
 
 @task(name="assess", cache_policy=NO_CACHE, persist_result=False)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fuseline.bank import Bank, BankedMember, build_bank
 from fuseline.component import Component
+from fuseline.errors import DataError
 from fuseline.evaluation.report import evaluate
 from fuseline.footprint import require_room
 from fuseline.fusion.fuse import FusedTarget, fuse_target
@@ -103,9 +104,11 @@ def assess(package: Path, manifest: str, recipe: Recipe, data: Path, then: Mappi
     Args:
         manifest: the sha256 of the package's manifest.
     """
+    if not data.exists():
+        raise DataError(f"{data}: there is no such file or folder.")
     key = content_key(
         manifest=manifest,
-        data=[(str(name), sha256_of(Path(name))) for name, *_ in identity(data)],
+        data=[(name, sha256_of(Path(name))) for name, *_ in identity(data)],
         recipe=[recipe.evaluation, recipe.targets, recipe.seed, recipe.data],
         then=then,
         code=code_version("."),

@@ -34,7 +34,7 @@ def _labels(column: pd.Series[Any], classes: list[Any]) -> pd.Series[Any]:
     >>> _labels(pd.Series(["1", "1.0", "b", None]), [0, 1]).tolist()
     [1, 1, 'b', None]
     """
-    if not classes or isinstance(classes[0], str) or not pd.api.types.infer_dtype(column, skipna=True) == "string":
+    if not classes or isinstance(classes[0], str) or pd.api.types.infer_dtype(column, skipna=True) != "string":
         return column
     known = {str(label).lower(): label for label in classes}
     return column.astype(object).map(lambda word: known.get(_whole(word.strip().lower()), word), na_action="ignore")
