@@ -18,7 +18,7 @@ from tasks.tracking import delivered, fail_run, finish_run, start_run, track_fus
 
 
 @flow(name="train", flow_run_name="{recipe.name}", persist_result=False)
-def train_again(recipe: Recipe, lineage: Lineage) -> dict[str, Any]:
+def train_again(recipe: Recipe, lineage: Lineage, register: bool = True) -> dict[str, Any]:
     """Find every stage in the store, register and track; nothing is computed, and torch is not loaded. Returns the run's summary
     as :func:`flows.train.train` does."""
     stages = Stages()
@@ -41,8 +41,9 @@ def train_again(recipe: Recipe, lineage: Lineage) -> dict[str, Any]:
                 report = find_stage("report", lineage.report).result()
             with stages("package"):
                 packaged = find_stage("package", lineage.package).result()
-            with stages("register"):
-                register_version(plan, run, report, packaged, lineage.unmet)
+            if register:
+                with stages("register"):
+                    register_version(plan, run, report, packaged, lineage.unmet)
             with stages("track"):
                 track_scores(run, report, children)
                 track_fusions(plan, run, report)
@@ -54,4 +55,5 @@ def train_again(recipe: Recipe, lineage: Lineage) -> dict[str, Any]:
             raise
     with stages("track"):
         told = delivered(run)
-    return {**summary.tracked(result, told.run_id, told.registered, bool(told.waiting)), "timing": stages.seconds}
+    keys = {"plan": plan.key, "report": report.folder.name}
+    return {**summary.tracked(result, told.run_id, told.registered, bool(told.waiting)), "timing": stages.seconds, **keys}

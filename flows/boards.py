@@ -34,11 +34,11 @@ def show_summary(summary: dict[str, Any], console: Console) -> None:
         for name in metrics:
             table.add_column(name, justify="right", no_wrap=True)
         for name, status, scores in members:
-            table.add_row(name, status, *(_score(scores[m]) for m in metrics), style="dim")
+            table.add_row(name, status, *(score_text(scores[m]) for m in metrics), style="dim")
         table.add_section()
         for name, kind, scores in rules:
             mark, style = ("▶ ", "bold") if name == chosen else ("  ", None)
-            table.add_row(mark + name, kind, *(_score(scores[m]) for m in metrics), style=style)
+            table.add_row(mark + name, kind, *(score_text(scores[m]) for m in metrics), style=style)
         console.print(table)
     _show_ending(summary, console)
 
@@ -162,7 +162,7 @@ def show_runs(runs: list[dict[str, Any]], console: Console) -> None:
         table.add_column(column, no_wrap=column != "on the test rows")
     for run in runs:
         for target, part in run["targets"].items():
-            scores = ", ".join(f"{name} {_score(part['metrics'][name])}" for name in _headline(part["metrics"]))
+            scores = ", ".join(f"{name} {score_text(part['metrics'][name])}" for name in _headline(part["metrics"]))
             table.add_row(run["started"], run["version"], target, part["rule"], scores)
     console.print(table)
 
@@ -176,7 +176,8 @@ def _command() -> str:
     return "fuseline" if shutil.which("fuseline") else os.path.relpath(sys.argv[0])
 
 
-def _score(score: dict[str, Any]) -> str:
+def score_text(score: Mapping[str, Any]) -> str:
+    """A value with its interval."""
     if score["value"] is None:
         return "–"
     if score["low"] is None or score["high"] is None:

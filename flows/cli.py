@@ -156,4 +156,7 @@ def ui(port: Annotated[int | None, typer.Option(help="Another port than mlflow.y
         serve_ui(load_settings(), port)
 
 
-from flows import service_commands  # noqa: E402, F401  (its commands join those above)
+from flows import evaluate_commands as _evaluate_commands  # noqa: E402, F401  (they add their commands)
+from flows import service_commands as _service_commands  # noqa: E402, F401
+from flows import sweep_commands as _sweep_commands  # noqa: E402, F401
+from flows import use_commands as _use_commands  # noqa: E402, F401

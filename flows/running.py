@@ -29,18 +29,26 @@ def run_train(recipe: Recipe, address: str, console: Console) -> dict[str, Any]:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with without_collector():  # all that takes time goes here: the server starts meanwhile
         job = _prepare(recipe, console)
-        from flows.mending import mend_prefect, owned
-        from tasks.progress import listening
+        import flows.mending  # noqa: F401
+    return attended(job, recipe.name, address, console)
+
+
+def attended(job: Callable[[], dict[str, Any]], name: str, address: str, console: Console) -> dict[str, Any]:
+    """Run a flow, once Prefect's server at an address is up, with a bar for each member that it trains; meanwhile what earlier
+    processes left behind is mended."""
+    from flows.mending import mend_prefect, owned
+    from tasks.progress import listening
+
     wait_until_up(address)
-    mending = threading.Thread(target=mend_prefect, daemon=True)  # what an earlier process left behind; the run needn't wait
+    mending = threading.Thread(target=mend_prefect, daemon=True)  # the run needn't wait for it
     mending.start()
-    console.print(f"[dim]{recipe.name}: Prefect's page is {address.removesuffix('/api')} while this runs[/dim]", highlight=False)
+    console.print(f"[dim]{name}: Prefect's page is {address.removesuffix('/api')} while this runs[/dim]", highlight=False)
     try:
         with _bars(console) as listener, listening(listener), owned():
             return job()
     finally:
         mending.join(MENDING)
-        _drain()
+        drain()
 
 
 def mend(address: str) -> dict[str, Any]:
@@ -90,7 +98,7 @@ def without_collector() -> Iterator[None]:
         gc.enable()
 
 
-def _drain() -> None:
+def drain() -> None:
     """Send what Prefect still holds back, before its server is stopped."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogHandler

@@ -18,7 +18,8 @@ from flows.credentials import ADMIN, COOKIES, PASSWORD, PREFECT, credentials, wr
 from flows.health import wait_until_all_answer
 from fuseline.errors import UserError
 from fuseline.store import home
-from fuseline.tracking.settings import Settings, filled, parted
+from fuseline.tracking.addresses import filled, parted
+from fuseline.tracking.settings import Settings
 
 PROCFILE = Path(__file__).with_name("Procfile")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -31,8 +31,9 @@ PATIENCE = 20.0
 
 
 @flow(name="train", flow_run_name="{recipe.name}", task_runner=SUPERVISORS, persist_result=False)
-def train(recipe: Recipe) -> dict[str, Any]:
-    """Divide the data, train every member, fuse, judge, package and register; returns the run's summary."""
+def train(recipe: Recipe, register: bool = True) -> dict[str, Any]:
+    """Divide the data, train every member, fuse, judge, package and register; returns the run's summary, with the keys of its
+    plan and report."""
     stages = Stages()
     with stages("plan"):
         plan = plan_run(recipe)
@@ -58,8 +59,9 @@ def train(recipe: Recipe) -> dict[str, Any]:
                 report = judge(plan, bank, fused)
             with stages("package"):
                 packaged = package(plan, bank, fused)
-            with stages("register"):
-                register_version(plan, run, report, packaged)
+            if register:
+                with stages("register"):
+                    register_version(plan, run, report, packaged)
             with stages("track"):
                 track_scores(run, report, children)
                 track_fusions(plan, run, report)
@@ -74,7 +76,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
             raise
     with stages("track"):
         told = delivered(run)
-    return {**summary.tracked(result, told.run_id, told.registered, bool(told.waiting)), "timing": stages.seconds}
+    keys = {"plan": plan.key, "report": report.folder.name}
+    return {**summary.tracked(result, told.run_id, told.registered, bool(told.waiting)), "timing": stages.seconds, **keys}
 
 
 def submitted(plan: PlanRecord) -> dict[str, Any]:

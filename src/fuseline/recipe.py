@@ -247,11 +247,41 @@ class Calibration(Part):
     method: Literal["temperature", "none"] = "temperature"
 
 
+class Drift(Part):
+    """When new rows count as drifted from the test rows: see :mod:`fuseline.evaluation.drift`.
+
+    Attributes:
+        level: the false discovery rate over all tests of an evaluation.
+        correction: ``bh`` (Benjamini and Hochberg 1995), or ``by`` (Benjamini and Yekutieli 2001), which holds whatever the
+            columns' dependence and finds less.
+        bins: for the population stability index of numbers.
+        moderate, large: what is significant drifts moderately, or much, from this index on.
+    """
+
+    level: float = Field(0.01, gt=0, lt=1)
+    correction: Literal["bh", "by"] = "bh"
+    bins: int = Field(10, ge=2, le=100)
+    moderate: Positive = 0.1
+    large: Positive = 0.25
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.large < self.moderate:
+            raise ValueError("'large' must not be below 'moderate'")
+        return self
+
+
 class Evaluation(Part):
-    """How the test rows are scored: bootstrap ``resamples`` and the ``level`` of the intervals."""
+    """How the test rows are scored: bootstrap ``resamples`` and the ``level`` of the intervals.
+
+    ``coverage`` is how often the sets of classes and the intervals that a package gives with its predictions hold the truth;
+    ``drift`` says when new rows have drifted from the test rows.
+    """
 
     resamples: int = Field(1000, ge=100)
     level: float = Field(0.95, gt=0.5, lt=1)
+    coverage: float = Field(0.9, gt=0, lt=1)
+    drift: Drift = Drift()
 
 
 class Registry(Part):
@@ -327,6 +357,21 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         raise RecipeError(f"{path}: {explain(error)}") from None
+
+
+def overridden(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A recipe with some ``path=value`` overrides.
+
+    Raises:
+        RecipeError: names the field.
+    """
+    tree = recipe.model_dump(mode="json")
+    for override in overrides:
+        _override(tree, override)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(f"{', '.join(overrides)}: {explain(error)}") from None
 
 
 def dump_recipe(recipe: Recipe) -> str:

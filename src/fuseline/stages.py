@@ -14,15 +14,24 @@ from numpy.typing import NDArray
 
 from fuseline.bank import Bank, BankedMember, build_bank
 from fuseline.component import Component
+from fuseline.errors import DataError
 from fuseline.evaluation.report import evaluate
 from fuseline.footprint import require_room
 from fuseline.fusion.fuse import FusedTarget, fuse_target
+from fuseline.package.assess import assess as assessed
+from fuseline.package.batch import Predicted, predict_file
 from fuseline.package.build import build_package
+from fuseline.package.files import load_description
+from fuseline.package.new_rows import new_rows
+from fuseline.package.readers import identity
 from fuseline.plan import Plan, make_plan
 from fuseline.recipe import Recipe
+from fuseline.report.candidates import leaderboards
+from fuseline.report.candidates_plot import candidates
+from fuseline.report.drift_plot import draw_assessment
 from fuseline.report.plots import draw_all, draw_partition
 from fuseline.report.summary import below_floor, finite
-from fuseline.store import Store, read_json
+from fuseline.store import Store, code_version, content_key, read_json, sha256_of, write_json
 from fuseline.training.replica import curve
 
 Made = tuple[Path, bool]
@@ -89,9 +98,54 @@ def package(plan: Path, bank: Path, fused: Sequence[Path]) -> Made:
     return build_package(Store(), Plan.open(plan), Bank.open(bank), [FusedTarget.open(part) for part in fused])
 
 
+def assess(package: Path, manifest: str, recipe: Recipe, data: Path, then: Mapping[str, Mapping[str, Any]]) -> Made:
+    """The report of a packaged ensemble on new rows, with its pictures; see :func:`fuseline.package.assess.assess`.
+
+    Args:
+        manifest: the sha256 of the package's manifest.
+    """
+    if not data.exists():
+        raise DataError(f"{data}: there is no such file or folder.")
+    key = content_key(
+        manifest=manifest,
+        data=[(name, sha256_of(Path(name))) for name, *_ in identity(data)],
+        recipe=[recipe.evaluation, recipe.targets, recipe.seed, recipe.data],
+        then=then,
+        code=code_version("."),
+    )
+
+    def build(folder: Path) -> None:
+        schema = load_description(package).schema_
+        report = finite(assessed(package, recipe, new_rows(data, schema, recipe), str(data), then, folder))
+        write_json(folder / "report.json", report)
+        draw_assessment(report, folder)
+
+    return Store().make("assessment", key, build)
+
+
+def compare(ran: Sequence[tuple[str, Path, Path]]) -> Made:
+    """The leaderboards of a sweep, with their pictures; see :func:`fuseline.report.candidates.leaderboards`."""
+    key = content_key(ran=[(label, plan.name, report.name) for label, plan, report in ran], code=code_version("."))
+
+    def build(folder: Path) -> None:
+        boards = finite(leaderboards(ran, folder))
+        write_json(folder / "leaderboards.json", boards)
+        for number, board in enumerate(boards, 1):
+            for target in board["rows"]:
+                name = target if len(boards) == 1 else f"{target}-{number}"
+                candidates(target, board).savefig(folder / f"leaderboard-{name}.png", dpi=110)
+
+    return Store().make("leaderboard", key, build)
+
+
 def example(plan: Path) -> pd.DataFrame | NDArray[Any]:
     """A few raw rows of a plan's data."""
     return Plan.open(plan).example()
+
+
+def predict(package: Path, source: Path, target: Path, rejects: Path, id_: str | None, resize: bool) -> Predicted:
+    """See :func:`fuseline.package.batch.predict_file`."""
+    return predict_file(package, source, target, rejects, id_=id_, resize=resize)
 
 
 def unmet(report: Path, floors: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -198,7 +198,7 @@ class Store:
             return None
         with suppress(OSError):  # first of all, so that nobody removes it meanwhile because it was never needed
             os.utime(place / MANIFEST)
-        damaged = _damage(place)
+        damaged = damage(place)
         if damaged is None:
             return place
         logger.warning("%s %s is damaged (%s); it is made again", kind, key, damaged)
@@ -363,7 +363,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _damage(folder: Path) -> str | None:
+def damage(folder: Path) -> str | None:
+    """What is wrong with an entry's folder by its manifest; None if nothing is."""
     try:
         sums: dict[str, str] = read_json(folder / MANIFEST)
     except (OSError, ValueError):

@@ -29,6 +29,7 @@ METRICS = [
 VALUES = ["rmse", "mae", "r2", "nll", "crps", "coverage_90"]
 STAGES = {"plan", "track", "train", "bank", "fuse", "evaluate", "package", "register"}
 KEYS = {"run_id", "recipe", "members", "candidates", "best", "registered", "tracking", "timing", "trained", "reused", "failed"}
+KEYS |= {"plan", "report"}
 
 
 def of_home(home: Path) -> list[psutil.Process]:

@@ -98,7 +98,7 @@ def _by_class(folder: Path) -> list[tuple[str, str]]:
     rows = []
     for entry in _entries(folder):
         if entry.is_dir():
-            files = [file.relative_to(folder).as_posix() for file in _pictures(entry)]
+            files = [file.relative_to(folder).as_posix() for file in pictures_in(entry)]
             if not files:
                 known = ", ".join(sorted(EXTENSIONS))
                 raise DataError(f"{entry}: this class has no pictures ({known}); put some there or remove the folder.")
@@ -108,10 +108,11 @@ def _by_class(folder: Path) -> list[tuple[str, str]]:
     return rows
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
+def pictures_in(folder: Path) -> Iterator[Path]:
+    """The picture files of a folder and of those inside it, in the order of the names."""
     for entry in _entries(folder):
         if entry.is_dir():
-            yield from _pictures(entry)
+            yield from pictures_in(entry)
         elif entry.suffix.lower() in EXTENSIONS:
             yield entry
 

@@ -45,32 +45,49 @@ def encode(frame: pd.DataFrame, target: Target, where: str) -> tuple[TargetSchem
     return _classes(column, target, where)
 
 
-def _values(column: pd.Series[Any], where: str) -> NDArray[np.float64]:
+def encode_new(frame: pd.DataFrame, schema: TargetSchema, where: str, first: int = 0) -> NDArray[Any]:
+    """The numbers of further rows of a target whose schema is known already; what is missing is −1 or NaN.
+
+    Args:
+        frame: the target's column, or the columns of a multilabel target (N, C).
+        first: the number of the first row, in messages.
+
+    Raises:
+        DataError: names the column and the row that is wrong.
+    """
+    if schema.kind == "multilabel":
+        return np.stack([_binary(frame[name], where, first) for name in frame.columns], 1)
+    column = frame.iloc[:, 0]
+    if schema.kind in ("regression", "quantile"):
+        return _values(column, where, first)
+    name = f"{where}: target column {column.name!r}"
+    return _codes(_labels(column, name, first), list(schema.classes), name, first)
+
+
+def _values(column: pd.Series[Any], where: str, first: int = 0) -> NDArray[np.float64]:
     numbers = pd.to_numeric(column, errors="coerce")
     if column.dtype.kind in "mM" or numbers.dtype.kind == "c":
         raise DataError(f"{where}: target column {column.name!r} holds {column.dtype} and no plain numbers; turn it into some.")
     values = numbers.to_numpy(np.float64, na_value=np.nan)
     if (bad := ~np.isfinite(values) & column.notna().to_numpy()).any():
         row = int(bad.argmax())
-        raise DataError(f"{where}: target column {column.name!r}, row {row}: {plain(column.iloc[row])!r} is not a finite number.")
+        text = f"{where}: target column {column.name!r}, row {first + row}"
+        raise DataError(f"{text}: {plain(column.iloc[row])!r} is not a finite number.")
     return values
 
 
-def _binary(column: pd.Series[Any], where: str) -> NDArray[np.float32]:
+def _binary(column: pd.Series[Any], where: str, first: int = 0) -> NDArray[np.float32]:
     values = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(np.float32, na_value=np.nan)
     if (bad := ~np.isin(values, (0, 1)) & column.notna().to_numpy()).any():
         row = int(bad.argmax())
-        raise DataError(f"{where}: target column {column.name!r}, row {row}: {plain(column.iloc[row])!r} is neither 0 nor 1.")
+        text = f"{where}: target column {column.name!r}, row {first + row}"
+        raise DataError(f"{text}: {plain(column.iloc[row])!r} is neither 0 nor 1.")
     return values
 
 
 def _classes(column: pd.Series[Any], target: Target, where: str) -> tuple[TargetSchema, NDArray[np.int64]]:
     name = f"{where}: target column {column.name!r}"
-    known = column.notna().to_numpy()
-    labels = [_label(value) if there else None for value, there in zip(column.tolist(), known, strict=True)]
-    for row, label in enumerate(labels):
-        if isinstance(label, float):
-            raise DataError(f"{name}, row {row}: {label} is a value; is its kind regression?")
+    labels = _labels(column, name)
     there = {label for label in labels if label is not None}
     if len(kinds := {type(label) for label in labels if label is not None}) > 1:
         listed = " and ".join(sorted(kind.__name__ for kind in kinds))
@@ -83,13 +100,26 @@ def _classes(column: pd.Series[Any], target: Target, where: str) -> tuple[Target
     classes = target.classes or sorted(there)
     if len(classes) < 2:
         raise DataError(f"{name} has one class only ({classes[0]!r}); nothing can be learnt.")
+    return TargetSchema(kind=target.kind, classes=classes), _codes(labels, classes, name)
+
+
+def _labels(column: pd.Series[Any], name: str, first: int = 0) -> list[Any]:
+    """A column's labels, None where one is missing."""
+    known = column.notna().to_numpy()
+    labels = [_label(value) if there else None for value, there in zip(column.tolist(), known, strict=True)]
+    for row, label in enumerate(labels):
+        if isinstance(label, float):
+            raise DataError(f"{name}, row {first + row}: {label} is a value; is its kind regression?")
+    return labels
+
+
+def _codes(labels: list[Any], classes: list[Any], name: str, first: int = 0) -> NDArray[np.int64]:
     code = {label: i for i, label in enumerate(classes)}
     for row, label in enumerate(labels):
         if label is not None and label not in code:
             listed = ", ".join(map(str, classes))
-            raise DataError(f"{name}, row {row}: {label!r} is not among the classes {listed}.")
-    codes = np.array([-1 if label is None else code[label] for label in labels], np.int64)
-    return TargetSchema(kind=target.kind, classes=classes), codes
+            raise DataError(f"{name}, row {first + row}: {label!r} is not among the classes {listed}.")
+    return np.array([-1 if label is None else code[label] for label in labels], np.int64)
 
 
 def _label(value: Any) -> Any:

@@ -19,9 +19,11 @@ from fuseline.fusion.fuse import FusedTarget
 from fuseline.fusion.rules import needs
 from fuseline.models.architectures import ARCHITECTURES
 from fuseline.models.network import NetworkSpec
+from fuseline.package.coverage import fit_coverage
 from fuseline.package.ensemble import Ensemble
 from fuseline.package.files import Description, MemberFile, TargetFile, assemble, save_ensemble
 from fuseline.package.precision import decide
+from fuseline.package.reference import reference_key, write_reference
 from fuseline.plan import Plan
 from fuseline.store import Store, code_version, content_key
 from fuseline.threads import limited_to
@@ -60,18 +62,22 @@ REQUIREMENTS = (
 def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTarget]) -> tuple[Path, bool]:
     """The package's folder in the store, and whether it was there already.
 
-    Its key is the hash of all that the package does: members, combiners, calibration and the code that runs them. Which rules
-    were compared, or what the recipe is called, does not count: the same ensemble is the same package.
+    Its key is the hash of all that the package does: members, combiners, calibration and the code that runs them; and of the test
+    rows that it keeps counts of. Which rules were compared, or what the recipe is called, does not count: the same ensemble is
+    the same package.
     """
     kept = used(fused, len(bank.members))
     names = [bank.members[m] for m in kept]
     combiners = {part.target: only(part.winner.combiner, kept) for part in fused}
     replicas = {name: [job.key(plan.dataset) for job in plan.members[name]] for name in names}
     needed = requirements([plan.members[name][0].spec.network.architecture.name for name in names])
+    conformal = {part.target: fit_coverage(plan, bank, part) for part in fused}
     key = content_key(
         replicas=replicas,
         fused={part.target: _content(part, combiners[part.target]) for part in fused},
+        conformal=conformal,
         threads=plan.recipe.training.threads,
+        reference=reference_key(plan),
         versions=needed,
         code=code_version(*RUNTIME),
     )
@@ -91,6 +97,7 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
                     combiner=combiner_name(combiners[part.target]),
                     number=part.winner.number,
                     looks=sorted(needs(r for r in plan.fuse_spec(part.target).rules if r.name == part.chosen)),
+                    conformal=conformal[part.target],
                 )
                 for part in fused
             },
@@ -99,6 +106,7 @@ def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTar
             provenance={"data": plan.dataset.fingerprint, "code": code_version(*RUNTIME), "requirements": needed},
         )
         save_ensemble(_timed(description, plan, assemble(description, networks, combiners)), networks, combiners, folder)
+        write_reference(plan, bank, fused, folder)
 
     return store.make("package", key, build)
 

@@ -62,11 +62,11 @@ class Ensemble(nn.Module):
             variances = said.variances[target].double() if target in said.variances else None
             task = self.schema.targets[target]
             outputs = Outputs(said.values[target].double(), variances, features, inputs, task, widths)
-            answers[target] = _answer(outputs, cast(Combiner, combiner), self.numbers[target])
+            answers[target] = answer_of(outputs, cast(Combiner, combiner), self.numbers[target])
         return answers
 
 
-def _answer(outputs: Outputs, combiner: Combiner, number: float) -> Answer:
+def answer_of(outputs: Outputs, combiner: Combiner, number: float) -> Answer:
     """The epistemic part is that of the mixture which the rule stands for, in the units of the calibrated total."""
     fused = calibrate(combiner(outputs), number)
     epistemic = decompose(outputs, combiner.mixing()).epistemic

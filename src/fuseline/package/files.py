@@ -12,15 +12,16 @@ from safetensors.torch import load_file, save_file
 from fuseline.component import Part, explain, unknown
 from fuseline.data.schema import Schema
 from fuseline.errors import PackageError
+from fuseline.evaluation.conformal import Conformal
 from fuseline.fusion.combine import Combiner
 from fuseline.fusion.combiners import COMBINERS
 from fuseline.models.network import Network, NetworkSpec
 from fuseline.package.ensemble import Ensemble
 from fuseline.package.group import Member
 from fuseline.package.precision import Precision, has_units
-from fuseline.store import read_json, write_json
+from fuseline.store import MANIFEST, damage, read_json, write_json
 
-FORMAT = 3
+FORMAT = 4
 DESCRIPTION, WEIGHTS = "ensemble.json", "weights.safetensors"
 
 
@@ -34,12 +35,13 @@ class MemberFile(Part):
 
 class TargetFile(Part):
     """A target's fusion rule, the combiner that serves it, the number that calibrates it, and what the combiner looks at besides
-    the members' outputs: ``features``, ``inputs``."""
+    the members' outputs: ``features``, ``inputs``; and how its sets or intervals are made, where there were calibration rows."""
 
     rule: str
     combiner: str
     number: float
     looks: list[str] = []
+    conformal: Conformal | None = None
 
 
 class Description(Part):
@@ -82,7 +84,13 @@ def load_description(folder: Path) -> Description:
 
 
 def load_ensemble(folder: Path) -> Ensemble:
-    """Rebuild an ensemble from its files, in evaluation mode."""
+    """Rebuild an ensemble from its files, in evaluation mode.
+
+    Raises:
+        PackageError: the files are not those that the store's manifest beside them names, or can't be read.
+    """
+    if (folder / MANIFEST).exists() and (wrong := damage(folder)) is not None:
+        raise PackageError(f"{folder}: the package is refused: {wrong}.")
     description = load_description(folder)
     tensors = load_file(folder / WEIGHTS)
 

@@ -13,8 +13,8 @@ class EnsembleModel(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context):
         folder = Path(context.artifacts["ensemble"])
+        self.ensemble = load_ensemble(folder)  # looks whether the files are whole
         self.description = load_description(folder)
-        self.ensemble = load_ensemble(folder)
 
     def predict(self, context, model_input, params=None):
         return predict(self.ensemble, model_input, self.description.batch, self.description.threads)

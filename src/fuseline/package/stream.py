@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
@@ -20,6 +21,8 @@ from fuseline.errors import DataError, first_line
 from fuseline.package.ensemble import Answer
 from fuseline.package.files import load_description, load_ensemble
 from fuseline.package.predict import answer, columns
+
+Rows, Said = TypeVar("Rows"), TypeVar("Said")
 
 ROWS = 1 << 16
 """So many rows are read, computed and written at a time."""
@@ -44,8 +47,8 @@ def predict_parquet(package: Path, source: Path, target: Path) -> int:
         raise DataError(f"{target}: the answers would take the place of the rows; name another file for them.")
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with _opened(source) as rows, _Writer(ensemble.schema, unfinished) as writer:
-            _stream(
+        with opened(source) as rows, _Writer(ensemble.schema, unfinished) as writer:
+            stream(
                 _parts(rows, ensemble.schema, source),
                 partial(answer, ensemble, batch=description.batch, threads=description.threads),
                 writer.write,
@@ -58,9 +61,7 @@ def predict_parquet(package: Path, source: Path, target: Path) -> int:
     return writer.count
 
 
-def _stream(
-    parts: Iterator[Arrays], compute: Callable[[Arrays], dict[str, Answer]], write: Callable[[dict[str, Answer]], None]
-) -> None:
+def stream(parts: Iterator[Rows], compute: Callable[[Rows], Said], write: Callable[[Said], None]) -> None:
     """While one part is computed, the next one is read and the one before is written; nobody runs further ahead."""
     with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(1) as writing:
         coming = reading.submit(next, parts, None)
@@ -75,7 +76,12 @@ def _stream(
             written.result()
 
 
-def _opened(source: Path) -> pq.ParquetFile:
+def opened(source: Path) -> pq.ParquetFile:
+    """A Parquet file, of which no more is read at once than is asked for.
+
+    Raises:
+        DataError: it is not there, or no Parquet file.
+    """
     try:
         return pq.ParquetFile(source, pre_buffer=False, buffer_size=BUFFER)
     except FileNotFoundError:
@@ -97,15 +103,25 @@ def _parts(rows: pq.ParquetFile, schema: Schema, source: Path) -> Iterator[Array
             raise DataError(f"{source}: not readable as Parquet, from row {first} on: {first_line(error)}.") from None
         if part is None:
             return
-        yield schema.encode(_frame(part), str(source), first)
+        yield schema.encode(frame_of(part), str(source), first)
         first += len(part)
 
 
-def _frame(part: pa.RecordBatch) -> pd.DataFrame:
+def frame_of(part: pa.RecordBatch | pa.Table) -> pd.DataFrame:
     """As the rows of a data set are read: decimal numbers are numbers."""
     plain = [column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column for column in part.columns]
     frame: pd.DataFrame = pa.table(plain, names=part.schema.names).to_pandas()
     return frame
+
+
+def answer_fields(schema: Schema) -> list[tuple[str, pa.DataType]]:
+    """The columns of an answer."""
+    return [(name, TYPES[kind]) for target, task in schema.targets.items() for name, kind in task.answers(target)]
+
+
+def parquet_writer(target: Path, fields: pa.Schema) -> pq.ParquetWriter:
+    words = [field.name for field in fields if field.type == pa.string()]  # numbers rarely repeat
+    return pq.ParquetWriter(target, fields, use_dictionary=words or False)
 
 
 class _Writer:
@@ -113,10 +129,8 @@ class _Writer:
 
     def __init__(self, schema: Schema, target: Path) -> None:
         self.schema, self.count = schema, 0
-        fields = [(name, TYPES[kind]) for target, task in schema.targets.items() for name, kind in task.answers(target)]
-        self.fields = pa.schema(fields)
-        words = [field.name for field in self.fields if field.type == pa.string()]  # numbers rarely repeat
-        self.file = pq.ParquetWriter(target, self.fields, use_dictionary=words or False)
+        self.fields = pa.schema(answer_fields(schema))
+        self.file = parquet_writer(target, self.fields)
 
     def __enter__(self) -> _Writer:
         return self

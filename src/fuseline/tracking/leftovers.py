@@ -13,6 +13,7 @@ from pathlib import Path
 from fuseline.errors import FuselineError
 from fuseline.store import locked
 from fuseline.tracking.deliver import PATIENCE, deliverer
+from fuseline.tracking.settings import check_signing
 from fuseline.tracking.spool import OWNED, Owner, Spool, creating, hold, root, spools, take
 from fuseline.tracking.tags import REASON
 
@@ -36,9 +37,10 @@ def begin(recipe: str) -> list[Owner]:
     may be in a process that will run a recipe.
 
     Raises:
-        UserError: ``mlflow.yml`` is wrong.
+        UserError: ``mlflow.yml`` is wrong, or the key that it names can't sign.
     """
     its = deliverer()
+    check_signing(its.settings.signing)
     import fuseline.tracking.runs  # noqa: F401  (here, so that the thread need not import it while others import)
 
     its.expect(recipe)

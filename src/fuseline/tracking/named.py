@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from fuseline.errors import UserError, first_line
+from fuseline.tracking.client import connected, missing_database
 from fuseline.tracking.settings import Settings
 from fuseline.tracking.spool import root, spooled_entries
 from fuseline.tracking.tags import KEY, KIND, tagged_entries
-
-SQLITE = "sqlite:///"
 
 
 def named_entries(settings: Settings) -> set[tuple[str, str]]:
@@ -35,13 +31,10 @@ def _training_runs(settings: Settings) -> list[dict[str, str]]:
     """The tags of all training runs."""
     remedy = "see that mlflow.yml names the MLflow that the runs went to"
     uri = settings.server.mlflow_tracking_uri
-    database = Path(uri.removeprefix(SQLITE).partition("?")[0])
-    if uri.startswith(SQLITE) and not database.is_file():  # else MLflow would make an empty one
+    if (database := missing_database(settings)) is not None:
         raise _unknown(f"there is no MLflow database {database}", remedy)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # SQLAlchemy has some for mlflow's tables when they are imported
-            client = MlflowClient(uri, settings.server.mlflow_registry_uri)
+        client = connected(settings)
         experiments = [experiment.experiment_id for experiment in _all(client.search_experiments)]
         wanted = (experiments, f"tags.`{KIND}` = 'train'", ViewType.ACTIVE_ONLY)
         runs = list(_all(client.search_runs, *wanted)) if experiments else []

@@ -22,6 +22,8 @@ from fuseline.store import locked
 from fuseline.tracking.delivery import Registered
 from fuseline.tracking.records import Version
 from fuseline.tracking.runs import Tracker
+from fuseline.tracking.sealing import seal_model
+from fuseline.tracking.tags import MANIFEST
 
 PACKAGE = "fuseline.package"
 NEW = "fuseline.new"
@@ -81,6 +83,7 @@ def _new_version(tracker: Tracker, run_id: str, wanted: Version) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) / "model"
         apart("fuseline.tracking.registry:save_model", package, Path(wanted.plan), place)
+        own[MANIFEST] = seal_model(place, package, Path(wanted.plan), tracker.signing.private_key)
         client.log_model_artifacts(model.model_id, str(place))
     client.finalize_logged_model(model.model_id, "READY")
     version = client.create_model_version(

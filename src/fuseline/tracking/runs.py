@@ -33,7 +33,7 @@ class Tracker:
     """MLflow, for the runs of one experiment."""
 
     def __init__(self, settings: Settings, experiment: str, home: Path) -> None:
-        self.home = home
+        self.home, self.signing = home, settings.signing
         if settings.is_local:
             home.mkdir(parents=True, exist_ok=True)
             logging.getLogger("alembic").setLevel(logging.WARNING)  # a new database tells of each of its migrations

@@ -6,11 +6,8 @@ MLflow reads no such file itself; the key names are those that kedro-mlflow made
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from string import Template
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError
 
@@ -18,11 +15,11 @@ from fuseline.component import Part, explain
 from fuseline.errors import UserError
 from fuseline.store import home
 from fuseline.terms import Name
+from fuseline.tracking.addresses import anonymous, filled, holds_password
 from fuseline.yaml12 import parse
 
 FILE = Path("mlflow.yml")
 LOCAL = "sqlite:///${FUSELINE_HOME}/mlflow.db"
-PASSWORD = re.compile(r"://[^/@\s:]*:(?!\$\{\w+\}@)[^/@\s]+@")
 
 
 class Server(Part):
@@ -60,6 +57,16 @@ class Prefect(Part):
     database_uri: str = "sqlite:///${FUSELINE_HOME}/prefect.db"
 
 
+class Signing(Part):
+    """The key that signs new packages, and the keys of which one must have signed a package that is loaded.
+
+    All are files; relative names are meant from where ``mlflow.yml`` is. Without ``public_keys`` a package need not be signed.
+    """
+
+    private_key: str | None = None
+    public_keys: tuple[str, ...] = ()
+
+
 class Settings(Part):
     """All of ``mlflow.yml``."""
 
@@ -67,6 +74,7 @@ class Settings(Part):
     tracking: Tracking = Tracking()
     ui: Ui = Ui()
     prefect: Prefect = Prefect()
+    signing: Signing = Signing()
 
     @property
     def is_local(self) -> bool:
@@ -91,40 +99,36 @@ def load_settings(file: Path = FILE) -> Settings:
     except ValidationError as error:
         raise UserError(f"{file}: {explain(error)}") from None
     for field, text in _addresses(settings).items():
-        if PASSWORD.search(text or ""):
+        if holds_password(text or ""):
             raise UserError(f"{file}: {field}: a password stands there; write ${{NAME}} for it and give it in the environment.")
     tracking = os.environ.get("MLFLOW_TRACKING_URI") or filled(settings.server.mlflow_tracking_uri)
     registry = os.environ.get("MLFLOW_REGISTRY_URI") or filled(settings.server.mlflow_registry_uri or "")
-    addresses = {"mlflow_tracking_uri": _anonymous(tracking), "mlflow_registry_uri": _anonymous(registry) or None}
+    addresses = {"mlflow_tracking_uri": anonymous(tracking), "mlflow_registry_uri": anonymous(registry) or None}
     server = settings.server.model_copy(update=addresses)
     place = settings.tracking.model_copy(update={"artifact_location": filled(settings.tracking.artifact_location)})
-    return settings.model_copy(update={"server": server, "tracking": place})
+    its = settings.signing
+    signing = Signing(
+        private_key=None if its.private_key is None else _beside(file, its.private_key),
+        public_keys=tuple(_beside(file, key) for key in its.public_keys),
+    )
+    return settings.model_copy(update={"server": server, "tracking": place, "signing": signing})
 
 
-def filled(text: str) -> str:
-    """A text with each ``${NAME}`` replaced by what the environment says.
-
+def check_signing(signing: Signing) -> None:
+    """
     Raises:
-        UserError: the environment does not know a name.
+        UserError: a key that is named can't be used.
     """
-    try:
-        return Template(text).substitute({**os.environ, "FUSELINE_HOME": str(home())})
-    except KeyError as error:
-        raise UserError(f"mlflow.yml: ${{{error.args[0]}}}: the environment has no such variable; set it.") from None
-    except ValueError:
-        raise UserError(f"mlflow.yml: {text!r}: a $ that is meant as such is written $$.") from None
+    if signing.private_key is not None or signing.public_keys:
+        from fuseline.package.signing import sign, trusted
+
+        trusted([Path(key) for key in signing.public_keys])
+        if signing.private_key is not None:
+            sign(b"", Path(signing.private_key))
 
 
-def parted(address: str) -> tuple[str, str | None, str | None]:
-    """An address without who asks, and who that is: name and password.
-
-    >>> parted("http://me:a%2Fb@host:5000/api")
-    ('http://host:5000/api', 'me', 'a/b')
-    """
-    parts = urlsplit(address)
-    who, _, place = parts.netloc.rpartition("@")
-    name, _, password = who.partition(":")
-    return urlunsplit(parts._replace(netloc=place)) if who else address, unquote(name) or None, unquote(password) or None
+def _beside(file: Path, name: str) -> str:
+    return str((file.parent / Path(filled(name)).expanduser()).absolute())
 
 
 def _addresses(settings: Settings) -> dict[str, str | None]:
@@ -134,17 +138,3 @@ def _addresses(settings: Settings) -> dict[str, str | None]:
         "server.backend_store_uri": settings.server.backend_store_uri,
         "prefect.database_uri": settings.prefect.database_uri,
     }
-
-
-def _anonymous(address: str) -> str:
-    """The address of a server; who asks goes where MLflow's client looks for it, so that no record can hold it."""
-    if not address.startswith("http"):
-        return address
-    place, name, password = parted(address)
-    for variable, value in (("MLFLOW_TRACKING_USERNAME", name), ("MLFLOW_TRACKING_PASSWORD", password)):
-        if value is not None:
-            os.environ[variable] = value
-    for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
-        if os.environ.get(variable) == address:
-            os.environ[variable] = place
-    return place

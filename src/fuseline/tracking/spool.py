@@ -182,14 +182,20 @@ _open: dict[str, Spool] = {}
 """The spools that this process holds, by their runs."""
 
 
-def start_run(key: str, recipe: str, run_tags: Mapping[str, str]) -> Spool:
-    """The spool of a run that begins now: that of an unfinished run of the same plan whose process has ended, or a new one."""
+def start_run(key: str, recipe: str, run_tags: Mapping[str, str], kind: str = "train", name: str | None = None) -> Spool:
+    """The spool of a run that begins now: that of an unfinished run of the same plan whose process has ended, or a new one.
+
+    Args:
+        key: of the plan, or of whatever else a run of this kind is about.
+        recipe: its name, which is that of the experiment too.
+        name: the run's, if it is not the recipe's.
+    """
     spool = _unfinished(key) or _new(key, recipe)
     owner = spool.owner.model_copy(update={"host": socket.gethostname(), "pid": os.getpid()})
     _write_small(spool.folder / OWNER, owner.model_dump_json())
     _open[spool.run] = spool
     user = {"mlflow.user": _user()}
-    spool.tell(spool.run, start=Start(name=recipe, kind="train", key=key), tags={**user, **run_tags})
+    spool.tell(spool.run, start=Start(name=name or recipe, kind=kind, key=key), tags={**user, **run_tags})
     return spool
 
 

@@ -18,6 +18,12 @@ ORIGIN = "fuseline.origin"
 VERSION = "fuseline.version"
 """What the run registered, as ``NAME/VERSION``."""
 
+MODEL = "fuseline.model"
+"""The registered version that a run is about, as ``NAME/VERSION``."""
+
+MANIFEST = "fuseline.manifest"
+"""Of a version: the sha256 of its package's manifest, so that its files can't be exchanged where they lie alone."""
+
 ENTRIES = "fuseline.entries"
 """The store's entries that a finished run is made of, but for its plan's replicas: ``KIND/KEY KIND/KEY …``. What does not fit
 into one tag goes on in ``fuseline.entries.1`` and so on."""

@@ -17,6 +17,7 @@ from fuseline.errors import PackageError
 from fuseline.fusion.combiners import COMBINERS
 from fuseline.package.files import DESCRIPTION, FORMAT, WEIGHTS, load_description, load_ensemble
 from fuseline.package.predict import predict
+from fuseline.store import Store
 
 TARGETS = ["kind", "grade", "signs", "size", "range"]
 KINDS = [
@@ -106,3 +107,16 @@ def test_a_later_format_is_named_whatever_else_it_holds(tmp_path: Path) -> None:
 
 def test_every_combiner_is_saved_and_loaded_somewhere() -> None:
     assert {kind for kinds in KINDS for kind in kinds.values()} >= set(COMBINERS)
+
+
+@pytest.mark.parametrize("name", [DESCRIPTION, WEIGHTS])
+def test_a_package_of_the_store_is_refused_where_its_files_are_not_those_of_its_manifest(
+    ensemble_of: Callable[..., Any], tmp_path: Path, name: str
+) -> None:
+    folder, _ = Store(tmp_path).make("package", "key", lambda place: ensemble_of().save(place))
+    load_ensemble(folder)
+    content = bytearray((folder / name).read_bytes())
+    content[-2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(PackageError, match=f"refused: {name} has changed"):
+        load_ensemble(folder)

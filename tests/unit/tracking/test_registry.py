@@ -15,6 +15,7 @@ from fuseline.tracking.delivery import Registered
 from fuseline.tracking.records import Start, Version
 from fuseline.tracking.registry import CHALLENGER, CHAMPION, PACKAGE, register, signature
 from fuseline.tracking.runs import Tracker
+from fuseline.tracking.tags import MANIFEST
 
 SCHEMA = Schema(
     numeric=["x"],
@@ -40,6 +41,7 @@ def registers(
         (place / "MLmodel").write_text(package.name)
 
     monkeypatch.setattr(registry, "apart", apart)
+    monkeypatch.setattr(registry, "seal_model", lambda place, package, plan, key: f"manifest of {package.name}")
     test = request.node.name.replace("[", " ").replace("]", "")
     run = common_tracker.start(test, Start(name="run", kind="train", key=test), None, {}, 1000, False)
 
@@ -79,7 +81,7 @@ def test_a_package_that_is_registered_gets_no_new_version_but_its_tags(
     again = registers("one", floors="cleared", recipe="b")
     assert again == Registered(first.name, 1, first.aliases, True)
     (version,) = common_tracker.client.search_model_versions(f"name = '{first.name}'")
-    assert version.tags == {PACKAGE: "one", "floors": "cleared", "recipe": "b"}
+    assert version.tags == {PACKAGE: "one", MANIFEST: "manifest of one", "floors": "cleared", "recipe": "b"}
 
 
 def test_a_registered_package_becomes_champion_once_it_may_lead(registers: Callable[..., Registered]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fuseline.errors import UserError
-from fuseline.tracking.settings import load_settings
+from fuseline.package.signing import make_pair
+from fuseline.tracking.settings import Signing, check_signing, load_settings
 
 SHIPPED = Path(__file__).parents[3] / "mlflow.yml"
 
@@ -49,6 +50,20 @@ def test_the_environments_addresses_win(write: Callable[[str], Path], monkeypatc
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://two")
     server = load_settings(write("server: {mlflow_tracking_uri: 'http://file', mlflow_registry_uri: 'http://file'}\n")).server
     assert (server.mlflow_tracking_uri, server.mlflow_registry_uri) == ("http://one", "http://two")
+
+
+def test_keys_are_files_beside_the_settings(home: Path, write: Callable[[str], Path], tmp_path: Path) -> None:
+    settings = load_settings(write("signing: {private_key: keys/a, public_keys: [/b, '${FUSELINE_HOME}/c']}\n"))
+    assert settings.signing.private_key == str(tmp_path / "keys/a")
+    assert settings.signing.public_keys == ("/b", f"{home}/c")
+
+
+def test_a_key_that_can_not_sign_is_said_before_anything_is_trained(tmp_path: Path, refusal: Callable[..., str]) -> None:
+    private, public = make_pair(tmp_path / "keys")
+    check_signing(Signing(private_key=str(private), public_keys=(str(public),)))
+    private.chmod(0o644)
+    assert "chmod 600" in refusal(UserError, check_signing, Signing(private_key=str(private)))
+    assert "none.pub" in refusal(UserError, check_signing, Signing(public_keys=(str(tmp_path / "none.pub"),)))
 
 
 @pytest.mark.parametrize(
