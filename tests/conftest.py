@@ -27,6 +27,7 @@ import pandas as pd
 import pytest
 
 from tests.servers import PLANTED, Servers, missing, postgresql
+from tests.servers import until as servers_until
 
 ROOT = Path(tempfile.mkdtemp(prefix="fuseline-tests-"))
 atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
@@ -415,6 +416,60 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
             if made.process is not None and made.process.poll() is None:
                 made.stop()
             assert made.left() == []
+
+
+NIGHT = """
+name: night
+data:
+  source: {csv: {path: table.csv}}
+  split: {rule: stratified, fusion: 0.15, calibration: 0.15, test: 0.4}
+targets:
+  kind: {kind: classification}
+members:
+  - {name: a, architecture: {mlp: {hidden: [8]}}, epochs: EPOCHS, batch_size: 32, early_stopping: null}
+  - {name: b, architecture: {mlp: {hidden: [4]}}, epochs: EPOCHS, batch_size: 32, early_stopping: null}
+fusion: {rules: [mean]}
+evaluation: {resamples: 100}
+"""
+
+
+@pytest.fixture(scope="session")
+def night_recipe(servers: Servers) -> Callable[..., Path]:
+    """Write the recipe of the nights; with one epoch the ensemble is little better than chance."""
+
+    def write(name: str, epochs: int = 1, seed: int = 0) -> Path:
+        rate = 0.0001 if epochs == 1 else 0.03
+        text = NIGHT.replace("EPOCHS", f"{epochs}, optimizer: {{adamw: {{lr: {rate}}}}}") + f"seed: {seed}\n"
+        (servers.folder / name).write_text(text)
+        return servers.folder / name
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def night(servers: Servers, night_recipe: Callable[..., Path]) -> Any:
+    """The first night, which came by its schedule: Prefect's record of its run."""
+    random = np.random.default_rng(3)
+    kinds = np.arange(780) % 3
+    values = random.normal(size=(780, 4)) + 2.5 * np.eye(4)[kinds]
+    table = pd.DataFrame(values, columns=list("pqrs")).assign(kind=np.array(list("xyz"))[kinds])
+    table[:720].to_csv(servers.folder / "table.csv", index=False)
+    table[720:].to_csv(servers.folder / "labelled.csv", index=False)
+    table[720:].drop(columns="kind").to_csv(servers.folder / "new.csv", index=False)
+    table[:360].assign(p=table.p + 9).to_csv(servers.folder / "moved.csv", index=False)
+    recipe = night_recipe("night.yaml")
+    servers.told("deploy", recipe, "--cron", "* * * * *", "--retrain-on-drift")
+    with servers.prefect_client() as client:
+        deployment = client.read_deployment_by_name("train/night").id
+
+        def begun() -> Any:
+            runs = [run for run in client.read_flow_runs(limit=50) if run.deployment_id == deployment]
+            return next((run for run in runs if run.state.is_running() or run.state.is_final()), None)
+
+        run = servers_until(begun, "the schedule has started a run")
+        servers.told("deploy", recipe, "--retrain-on-drift")  # without a schedule: one night is enough
+        servers_until(lambda: client.read_flow_run(run.id).state.is_final(), "the night is over")
+        return client.read_flow_run(run.id)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -199,3 +199,11 @@ class Servers:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
+
+    def dump(self, database: str) -> str:
+        """All that a database holds, as text."""
+        command = [binary("pg_dump") or "", "-h", "127.0.0.1", "-p", str(self.database_port), "-U", database, database]
+        password = PLANTED[f"{database.upper()}_DB_PASSWORD"]
+        return subprocess.run(
+            command, env={**os.environ, "PGPASSWORD": password}, check=True, capture_output=True, text=True
+        ).stdout

@@ -13,7 +13,6 @@ from pydantic import Field, ValidationError
 
 from fuseline.component import Part, explain
 from fuseline.errors import UserError
-from fuseline.store import home
 from fuseline.terms import Name
 from fuseline.tracking.addresses import anonymous, filled, holds_password
 from fuseline.yaml12 import parse
