@@ -426,8 +426,8 @@ data:
 targets:
   kind: {kind: classification}
 members:
-  - {name: a, architecture: {mlp: {hidden: [8]}}, epochs: EPOCHS, batch_size: 32, early_stopping: null}
-  - {name: b, architecture: {mlp: {hidden: [4]}}, epochs: EPOCHS, batch_size: 32, early_stopping: null}
+  - {name: north, architecture: {mlp: {hidden: [8]}}, epochs: EPOCHS, batch_size: 32, early_stopping: null}
+  - {name: south, architecture: {mlp: {hidden: [4]}}, epochs: EPOCHS, batch_size: 32, early_stopping: null}
 fusion: {rules: [mean]}
 evaluation: {resamples: 100}
 """
@@ -459,15 +459,12 @@ def night(servers: Servers, night_recipe: Callable[..., Path]) -> Any:
     table[:360].assign(p=table.p + 9).to_csv(servers.folder / "moved.csv", index=False)
     recipe = night_recipe("night.yaml")
     servers.told("deploy", recipe, "--cron", "* * * * *", "--retrain-on-drift")
+    run = servers_until(
+        lambda: next((r for r in servers.flow_runs("train/night") if r.state.is_running() or r.state.is_final()), None),
+        "the schedule has started a run",
+    )
+    servers.told("deploy", recipe, "--retrain-on-drift")  # without a schedule: one night is enough
     with servers.prefect_client() as client:
-        deployment = client.read_deployment_by_name("train/night").id
-
-        def begun() -> Any:
-            runs = [run for run in client.read_flow_runs(limit=50) if run.deployment_id == deployment]
-            return next((run for run in runs if run.state.is_running() or run.state.is_final()), None)
-
-        run = servers_until(begun, "the schedule has started a run")
-        servers.told("deploy", recipe, "--retrain-on-drift")  # without a schedule: one night is enough
         servers_until(lambda: client.read_flow_run(run.id).state.is_final(), "the night is over")
         return client.read_flow_run(run.id)
 

@@ -184,6 +184,15 @@ class Servers:
 
         return SyncPrefectClient(f"{self.prefect}/api", auth_string=self.clients["PREFECT_API_AUTH_STRING"])
 
+    def flow_runs(self, deployment: str) -> list[Any]:
+        """Prefect's records of a deployment's runs, the earliest first; the coming ones of a schedule are among them."""
+        from prefect.client.schemas.sorting import FlowRunSort
+
+        with self.prefect_client() as client:
+            known = client.read_deployment_by_name(deployment).id
+            runs = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200)
+            return [run for run in runs if run.deployment_id == known]
+
     @staticmethod
     def get(
         address: str, user: str | None = None, password: str = "", body: bytes | None = None, **headers: str
