@@ -139,7 +139,8 @@ def gc(
         from fuseline.tracking.named import named_entries
         from fuseline.tracking.settings import load_settings
 
-        tallies = collect(Store(), named_entries(load_settings()), delete=yes)
+        settings = load_settings()
+        tallies = collect(Store(), lambda: named_entries(settings), delete=yes)
         if as_json:
             print(json.dumps([tally._asdict() for tally in tallies]))
         else:

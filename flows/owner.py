@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
+
+PROC = Path("/proc")
 
 
 def here() -> str:
@@ -14,8 +18,7 @@ def here() -> str:
     >>> is_gone(here()), is_gone("elsewhere/1/1.0"), is_gone(here() + "1")
     (False, False, True)
     """
-    process = psutil.Process(os.getpid())
-    return f"{socket.gethostname()}/{process.pid}/{process.create_time():.2f}"
+    return f"{socket.gethostname()}/{os.getpid()}/{_started(os.getpid())}"
 
 
 def is_gone(owner: str) -> bool:
@@ -24,6 +27,19 @@ def is_gone(owner: str) -> bool:
     if host != socket.gethostname():
         return False
     try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" != started
+        return _started(int(pid)) != started or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def _started(pid: int) -> str:
+    """When a process started: in ticks since the machine did, which a clock that is set does not move; else by the clock.
+
+    Raises:
+        psutil.NoSuchProcess: there is none of this number.
+    """
+    with suppress(OSError):
+        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        ticks = (PROC / f"{pid}/stat").read_text().rpartition(")")[2].split()[19]  # the 22nd field, by proc(5)
+        return f"{boot}.{ticks}"
+    return f"{psutil.Process(pid).create_time():.2f}"

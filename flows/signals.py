@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from fuseline.apart import SIGNALS
 
 
 class Interrupted(KeyboardInterrupt):

@@ -9,6 +9,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.signals import heeded_still
 from flows.stages import Stages
+from fuseline.disk import NoRoomError
 from fuseline.errors import MemberFailed, TrainingError
 from fuseline.recipe import Recipe
 from fuseline.report import summary
@@ -90,10 +91,16 @@ def submitted(plan: PlanRecord) -> dict[str, Any]:
 
 
 def outcome(future: Any, member: str) -> MemberRecord | FailedMember:
-    """What a member's task ended with; a member that could not be trained does not keep its siblings from finishing."""
+    """What a member's task ended with; a member that could not be trained does not keep its siblings from finishing.
+
+    Raises:
+        NoRoomError: the disk is full, which is no member's fault.
+    """
     try:
         done: MemberRecord = future.result()
     except MemberFailed as error:
+        if error.kind == "no room":
+            raise NoRoomError(error.reason) from None
         return FailedMember(member, error.reason, error.kind, error.attempts, error.curves)
     return done
 

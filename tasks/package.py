@@ -1,7 +1,4 @@
-"""Package the fused ensemble and have it registered.
-
-What packaging needs is imported where it is needed: a package that stands there is registered without torch.
-"""
+"""Package the fused ensemble and have it registered."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from fuseline.apart import apart
 from fuseline.planned import Planned
 from fuseline.report.summary import finite, winner
-from fuseline.store import Store, read_json
+from fuseline.store import read_json
 from fuseline.tracking.records import Version
 from fuseline.tracking.spool import opened
 from tasks.records import PlanRecord, RunRecord, StageRecord
@@ -22,14 +19,7 @@ from tasks.records import PlanRecord, RunRecord, StageRecord
 @task(name="package", cache_policy=NO_CACHE, persist_result=False)
 def package(record: PlanRecord, bank: StageRecord, fused: list[StageRecord]) -> StageRecord:
     """The package's folder; see :func:`fuseline.package.build.build_package`."""
-    from fuseline.bank import Bank
-    from fuseline.fusion.fuse import FusedTarget
-    from fuseline.package.build import build_package
-    from fuseline.plan import Plan
-
-    plan = Plan.open(record.folder)
-    folder, reused = build_package(Store(), plan, Bank.open(bank.folder), [FusedTarget.open(part.folder) for part in fused])
-    return StageRecord(folder, reused)
+    return StageRecord(*apart("fuseline.stages:package", record.folder, bank.folder, [part.folder for part in fused]))
 
 
 @task(name="register", cache_policy=NO_CACHE, persist_result=False)

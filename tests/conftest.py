@@ -17,7 +17,7 @@ import tempfile
 import time
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import threadpoolctl
+import torch
+from xdist.scheduler import LoadFileScheduling
 
 from tests.servers import PLANTED, Servers, missing, postgresql
 from tests.servers import until as servers_until
@@ -37,6 +40,12 @@ for _name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "
     os.environ.pop(_name, None)
 
 FUSELINE = Path(sys.executable).with_name("fuseline")
+
+torch.set_num_threads(1)  # tests run side by side, and their tensors are small
+threadpoolctl.threadpool_limits(1)
+
+RUNS = "tests/flows/"
+SERVERS = ("tests/life/", "tests/browser/", "tests/security/test_servers.py", "tests/security/test_secrets.py")
 
 WINE = """
 name: wine
@@ -101,6 +110,25 @@ evaluation: {resamples: 100}
 """
 
 
+class TogetherByRuns(LoadFileScheduling):
+    """A file's tests run in one process; so do all those that look at the same few runs or servers, which are dear to make."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(SERVERS):
+            return SERVERS[0]
+        return RUNS if nodeid.startswith(RUNS) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherByRuns:
+    return TogetherByRuns(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no process is left alone with it at the end."""
+    order = [RUNS, "tests/faults/", *SERVERS]
+    items.sort(key=lambda item: next((i for i, place in enumerate(order) if item.nodeid.startswith(place)), len(order)))
+
+
 @dataclass(frozen=True)
 class Finished:
     """A command that has ended."""
@@ -123,6 +151,9 @@ class Ran:
     recipe: Path
     home: Path
     finished: Finished
+    plan: Path
+    sizes: Mapping[str, int]
+    """The plan's folder, and the files in the home when it had ended: later runs may add to it."""
 
     @property
     def summary(self) -> Any:
@@ -135,6 +166,14 @@ class Ran:
     def reports(self) -> list[Path]:
         """The folders of all reports, the oldest first."""
         return sorted((self.store / "report").glob("[!.]*"), key=lambda place: place.stat().st_mtime_ns)
+
+
+def ran(folder: Path, recipe: Path, run: Callable[..., Finished]) -> Ran:
+    home = folder / "home"
+    finished = run("run", recipe, "--json", home=home)
+    (plan,) = (home / "store" / "plan").glob("[!.]*")
+    sizes = {str(file.relative_to(home)): file.stat().st_size for file in home.rglob("*") if file.is_file()}
+    return Ran(folder, recipe, home, finished, plan, sizes)
 
 
 def mixed_table() -> pd.DataFrame:
@@ -241,7 +280,7 @@ def first_run(
     """One real run, with a Prefect server of its own."""
     folder = tmp_path_factory.mktemp("wine")
     recipe = recipe_file(folder)
-    return Ran(folder, recipe, folder / "home", command("run", recipe, "--json", home=folder / "home"))
+    return ran(folder, recipe, command)
 
 
 @pytest.fixture(scope="session")
@@ -327,7 +366,7 @@ def mixed_run(
     """A run on a table with words, gaps, a class and a value to predict."""
     folder = tmp_path_factory.mktemp("mixed")
     recipe = recipe_file(folder, MIXED)
-    return Ran(folder, recipe, folder / "home", commands("run", recipe, "--json", home=folder / "home"))
+    return ran(folder, recipe, commands)
 
 
 @pytest.fixture(scope="session")
@@ -380,7 +419,7 @@ def bootstrap_run(
     """The smallest run there is, by bootstrap."""
     folder = tmp_path_factory.mktemp("bootstrap")
     recipe = recipe_file(folder, BOOTSTRAP)
-    return Ran(folder, recipe, folder / "home", commands("run", recipe, "--json", home=folder / "home"))
+    return ran(folder, recipe, commands)
 
 
 @pytest.fixture(scope="session")
@@ -467,10 +506,3 @@ def night(servers: Servers, night_recipe: Callable[..., Path]) -> Any:
     with servers.prefect_client() as client:
         servers_until(lambda: client.read_flow_run(run.id).state.is_final(), "the night is over")
         return client.read_flow_run(run.id)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file run in one process, and so do all that need the servers."""
-    for item in items:
-        group = "servers" if "servers" in getattr(item, "fixturenames", ()) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))

@@ -14,8 +14,9 @@ FuselineError            anything that fuseline itself says no to
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-Ending = Literal["out of memory", "killed", "raised", "hung", "timed out", "not finite", "stopped"]
-"""The kinds of ends that training can come to before its time. ``killed`` is any process that ended without a word."""
+Ending = Literal["out of memory", "killed", "raised", "hung", "timed out", "not finite", "no room", "stopped"]
+"""The kinds of ends that training can come to before its time. ``killed`` is any process that ended without a word;
+``no room``, a full disk, ends the whole run."""
 
 
 class FuselineError(Exception):

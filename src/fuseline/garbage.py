@@ -24,16 +24,22 @@ from fuseline.store import MANIFEST, Store, locked_if_free, read_json
 Entry = tuple[str, str]
 """The kind and key of an entry of the store."""
 
+Stacks = dict[str, list[str]]
+"""The keys of the replicas of each stack, by the key of the checkpoint that they share."""
+
 HOUR, WEEK = 3600.0, 7 * 24 * 3600.0
 
 KEPT = frozenset({"decision"})
 """Kinds that no run names and that stay: what a timing decided is small, and is part of other keys."""
 
-NO_KINDS = frozenset({"checkpoints", "lineage", "locks"})
+NO_KINDS = frozenset({"checkpoints", "failures", "lineage", "locks"})
 """Folders of the store that hold files instead of entries."""
 
 CHECKPOINTS = WEEK
 """Seconds for which a checkpoint is kept: until then a run that was interrupted may go on."""
+
+FAILURES = WEEK
+"""Seconds for which a traceback is kept that a failed member's reason points to."""
 
 
 class Tally(NamedTuple):
@@ -54,21 +60,22 @@ class _Piece:
     remove: Callable[[], None]
 
 
-def collect(store: Store, named: Iterable[Entry], *, delete: bool = False, young: float = HOUR) -> list[Tally]:
+def collect(store: Store, named: Callable[[], Iterable[Entry]], *, delete: bool = False, young: float = HOUR) -> list[Tally]:
     """Count what the store holds and what of it nobody needs, and with ``delete`` remove that.
 
     Nothing is ever there in part: an entry is renamed before its files are removed.
 
     Args:
-        named: the entries that runs name; see :func:`fuseline.tracking.named.named_entries`.
+        named: gives the entries that runs name; see :func:`fuseline.tracking.named.named_entries`. It is asked after it is known
+            which runs are alive: one that ends in between has named what it is made of by then.
         young: so many seconds must have passed since an entry was last asked for.
 
     Raises:
         UserError: what is needed can't be told, or something can't be removed; names the file.
     """
-    needed = _with_what_plans_name(store, set(named))
     limit = _oldest_start(store) - young
-    pieces = list(_pieces(store, needed, limit))
+    needed, stacks = _with_what_plans_name(store, set(named()))
+    pieces = list(_pieces(store, needed, stacks, limit))
     sized = [(piece, _size(piece.path)) for piece in pieces]
     if delete:
         for piece in pieces:
@@ -82,7 +89,7 @@ def collect(store: Store, named: Iterable[Entry], *, delete: bool = False, young
     return tallies
 
 
-def _pieces(store: Store, needed: set[Entry], limit: float) -> Iterator[_Piece]:
+def _pieces(store: Store, needed: set[Entry], stacks: Stacks, limit: float) -> Iterator[_Piece]:
     """All that is in the store, those of a kind in a row; what goes first stands first."""
     going: set[Entry] = set()
     kinds = sorted(path.name for path in store.root.glob("[!.]*") if path.is_dir() and path.name not in NO_KINDS)
@@ -95,17 +102,22 @@ def _pieces(store: Store, needed: set[Entry], limit: float) -> Iterator[_Piece]:
     for kind in kinds:
         for key, stale in store.litter(kind):
             yield _Piece("unfinished", stale, _is_free(store.lock(kind, key)), partial(store.sweep, kind))
-    yield from _checkpoints(store, needed, limit)
+    yield from _checkpoints(store, needed, stacks, limit)
+    for trace in sorted((store.root / "failures").glob("*")):
+        goes = _last_use(trace) < min(limit, time.time() - FAILURES)
+        yield _Piece("failures", trace, goes, partial(trace.unlink, missing_ok=True))
     yield from _lineages(store, going, limit)
     yield from _locks(store, going, limit)
 
 
-def _checkpoints(store: Store, needed: set[Entry], limit: float) -> Iterator[_Piece]:
+def _checkpoints(store: Store, needed: set[Entry], stacks: Stacks, limit: float) -> Iterator[_Piece]:
+    """Those of replicas, and those that the replicas of a stack share."""
     for file in sorted((store.root / "checkpoints").glob("*")):
-        entry = ("replica", file.name.rpartition("-")[0].lstrip("."))
-        wanted = entry in needed and not store.path(*entry).is_dir()
+        key = file.name.rpartition("-")[0].lstrip(".")
+        entries = [("replica", its) for its in stacks.get(key, [key])]
+        wanted = any(entry in needed and not store.path(*entry).is_dir() for entry in entries)
         old = _last_use(file) < min(limit, time.time() - CHECKPOINTS)
-        goes = old and not wanted and _is_free(store.lock(*entry))
+        goes = old and not wanted and all(_is_free(store.lock(*entry)) for entry in entries)
         yield _Piece("checkpoints", file, goes, partial(file.unlink, missing_ok=True))
 
 
@@ -151,9 +163,9 @@ def _remove(piece: _Piece) -> None:
         raise UserError(f"{piece.path}: this can't be removed ({error.strerror}); remove it by hand.") from None
 
 
-def _with_what_plans_name(store: Store, named: set[Entry]) -> set[Entry]:
-    """With the data and the replicas of the plans among them."""
-    needed = set(named)
+def _with_what_plans_name(store: Store, named: set[Entry]) -> tuple[set[Entry], Stacks]:
+    """With the data and the replicas of the plans among them; and which of these replicas are trained as stacks."""
+    needed, stacks = set(named), Stacks()
     for kind, key in named:
         file = store.path(kind, key) / "plan.json"
         if kind == "plan" and file.parent.is_dir():
@@ -161,10 +173,11 @@ def _with_what_plans_name(store: Store, named: set[Entry]) -> set[Entry]:
                 meta = read_json(file)
                 needed.add(("data", meta["data"]))
                 needed |= {("replica", replica["key"]) for replicas in meta["members"].values() for replica in replicas}
+                stacks |= meta.get("stacks", {})  # which older plans lack
             except (OSError, ValueError, AttributeError, KeyError, TypeError):
                 text = f"{file} can't be read, so it is not known what is needed, and nothing is removed"
                 raise UserError(f"{text}; run its recipe again, which makes it anew.") from None
-    return needed
+    return needed, stacks
 
 
 def _oldest_start(store: Store) -> float:

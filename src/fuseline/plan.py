@@ -33,10 +33,10 @@ from fuseline.seeding import MEMBERS, PARTITION, stream, torch_seed
 from fuseline.specs import train_spec
 from fuseline.store import Store, code_version, content_key, read_json, write_json
 from fuseline.threads import limited_to
-from fuseline.training.replica import ReplicaJob
+from fuseline.training.replica import ReplicaJob, stack_key
 from fuseline.training.strategies import STRATEGIES
 from fuseline.training.train import TrainSpec, train_together
-from fuseline.training.units import TRIED, TrainingUnit, marked, plan_units
+from fuseline.training.units import TRIED, TrainingUnit, marked, plan_units, stacks
 from fuseline.training.worker import UnitJob
 
 _opening = threading.Lock()
@@ -160,7 +160,14 @@ def make_plan(recipe: Recipe, store: Store) -> tuple[Plan, Path]:
             name: [{"spec": j.spec, "seed": j.seed, "strategy": j.strategy, "key": j.key(dataset)} for j in jobs]
             for name, jobs in members.items()
         }
-        rest = {"members": meta, "after": _after(recipe), "training_units": training_units}
+        crews = [{name: members[name] for name in unit.members} for unit in training_units]
+        together = [[meta[name][k]["key"] for name, k, _ in part] for crew in crews for part in stacks(dataset, crew)]
+        rest = {
+            "members": meta,
+            "after": _after(recipe),
+            "training_units": training_units,
+            "stacks": {stack_key(keys): keys for keys in together if len(keys) > 1},
+        }
         write_json(folder / "plan.json", {"recipe": recipe, "data": dataset.key, **rest})
         tables(dataset, split_, members, folder)
         counted = statistics(dataset, split_, members)
@@ -350,11 +357,11 @@ def rough_seconds(plan: Plan) -> dict[str, float]:
     """What training each member would take in one process, from two epochs of a few steps that are thrown away."""
     costs: dict[str, float] = {}
     known: dict[str, float] = {}
-    stacks = {name: len(unit.members) if unit.pace.stacked else 1 for unit in plan.training_units for name in unit.members}
+    sizes = {name: len(unit.members) if unit.pace.stacked else 1 for unit in plan.training_units for name in unit.members}
     with limited_to(plan.recipe.training.threads):
         for name, jobs in plan.members.items():
             spec = jobs[0].spec
-            networks = min(TRIED, stacks[name] * len(jobs)) if spec.pace.stacked else 1
+            networks = min(TRIED, sizes[name] * len(jobs)) if spec.pace.stacked else 1
             shape = f"{networks} {spec.model_dump_json()}"
             if spec.trained is not None:
                 known[shape] = 0.0

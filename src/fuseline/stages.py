@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pandas as pd
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from fuseline.bank import Bank, BankedMember, build_bank
 from fuseline.component import Component
@@ -136,11 +133,6 @@ def compare(ran: Sequence[tuple[str, Path, Path]]) -> Made:
                 candidates(target, board).savefig(folder / f"leaderboard-{name}.png", dpi=110)
 
     return Store().make("leaderboard", key, build)
-
-
-def example(plan: Path) -> pd.DataFrame | NDArray[Any]:
-    """A few raw rows of a plan's data."""
-    return Plan.open(plan).example()
 
 
 def predict(package: Path, source: Path, target: Path, rejects: Path, id_: str | None, resize: bool) -> Predicted:

@@ -117,11 +117,28 @@ def locked(path: Path, waiting: Callable[[str], None] | None = None) -> Iterator
 def locked_if_free(path: Path) -> Iterator[bool]:
     """Hold a lock file if nobody else does; whether that is so."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _opened(path)
+    descriptor = hold(path)
     try:
-        yield _taken(descriptor) and _stands(path, descriptor)
+        yield descriptor is not None
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def hold(path: Path, patience: float = 0.0) -> int | None:
+    """The descriptor of a lock file that is locked until the descriptor is closed. None if another process holds it for longer
+    than ``patience`` seconds, or if it or its folder was removed."""
+    end = time.monotonic() + patience
+    try:
+        descriptor = _opened(path)
+    except FileNotFoundError:
+        return None
+    while not (taken := _taken(descriptor)) and time.monotonic() < end:
+        time.sleep(0.01)
+    if taken and _stands(path, descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _held(path: Path, waiting: Callable[[str], None] | None) -> int:

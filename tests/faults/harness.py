@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import sqlite3
@@ -203,9 +202,10 @@ class Site:
         made["training"] |= training
         self.recipe.write_text(json.dumps(made, indent=1))
 
-    def copy_store(self, other: Site) -> None:
-        """Begin with what another site has made."""
-        shutil.copytree(other.store, self.store)
+    def copy_store(self, other: Site, *kinds: str) -> None:
+        """Begin with what another site has made, or with some kinds of it."""
+        for kind in kinds or (place.name for place in other.store.iterdir()):
+            shutil.copytree(other.store / kind, self.store / kind)
 
     # ------------------------------------------------------------------------------------------------ commands
 
@@ -248,11 +248,6 @@ class Site:
             except (psutil.Error, OSError):
                 continue
         return found
-
-    def limit_files(self, size: int) -> None:
-        """From now on no file of the processes here can grow beyond some bytes, as on a full disk."""
-        for process in self.processes():
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))
 
     def close(self) -> None:
         """Nothing may be left of any command.

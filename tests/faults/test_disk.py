@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import resource
+
 from tests.faults.harness import EVERY_STEP, Site, statuses
 from tests.faults.test_killed_members import MIDDLE
 
 
 def test_disk_full(site: Site, undisturbed: Site) -> None:
-    """From the middle of the third epoch on nothing more can be written: the last checkpoint stays, the run ends with a sentence,
-    and goes on from there once there is room."""
+    """From the middle of the third epoch on a member finds no room, as where its files are larger than those of all others: its
+    last checkpoint stays, the run ends with a sentence and not without the member, and goes on from there once there is room."""
     going = site.train(*EVERY_STEP, faults={"a": ["block", MIDDLE]})
     going.wait_for(site.reached("a").exists, "the third epoch has begun")
     before = site.checkpoint_of("a")
     assert before
-    site.limit_files(4096)
+    worker = int(site.reached("a").read_text())
+    resource.prlimit(worker, resource.RLIMIT_FSIZE, (4096, 4096))
     site.release("a")
     ended = going.finish()
     assert (ended.code, ended.out) == (2, "")
     assert "no room" in ended.sentence
     assert site.checkpoint_of("a") == before
+    (parent,) = site.runs("train")
+    assert parent.info.status == "FAILED"
+    assert "no room" in parent.data.tags["fuseline.reason"]
 
     again = site.train(*EVERY_STEP).finish()
     assert statuses(again.summary)["a"] == "trained"

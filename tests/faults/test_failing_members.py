@@ -30,7 +30,7 @@ FAILURES = {
 }
 """By member: the kind of failure, and words of its reason. The second epoch begins with the fifth step."""
 
-LIMITS = "training.limits={silent_minutes: 0.1, memory_gib: 1.2, retries: 0}"
+LIMITS = "training.limits={silent_minutes: 0.2, memory_gib: 1.2, retries: 0}"
 
 
 @dataclass(frozen=True)

@@ -178,11 +178,11 @@ def test_a_changed_fusion_trains_nothing(
     assert replicas(first_run.home) == before
 
 
-@pytest.mark.parametrize("partition", ["full", "bootstrap", "kfold"])
+@pytest.mark.parametrize("partition", ["bootstrap", "kfold"])
 def test_one_more_member_trains_one(
     partition: str, request: pytest.FixtureRequest, commands: Callable[..., Any], replicas: Callable[..., dict[str, int]]
 ) -> None:
-    base = request.getfixturevalue({"full": "mixed_run", "bootstrap": "bootstrap_run", "kfold": "first_run"}[partition])
+    base = request.getfixturevalue({"bootstrap": "bootstrap_run", "kfold": "first_run"}[partition])
     position, folds = (1, 3) if partition == "kfold" else (0, 1)
     earlier = [m["name"] for m in base.summary["members"]]
     before = replicas(base.home)

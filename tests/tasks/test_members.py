@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 from prefect import allow_failure
 
+from fuseline.disk import NoRoomError
 from fuseline.errors import MemberFailed, TrainingError
 from fuseline.plan import Plan
 from fuseline.recipe import Training
@@ -156,3 +157,11 @@ def test_the_flow_lets_a_member_wait_for_the_one_that_it_follows(monkeypatch: py
     assert (waited["b-2"], waited["b-3"]) == ([allow_failure(futures["b-1"])], [allow_failure(futures["b-2"])])
     assert tracked[0] == FailedMember("a", "a could not be trained", "hung", 2)
     assert ended[0][-1] == "FAILED"
+
+
+def test_a_full_disk_fails_the_run_and_not_the_member() -> None:
+    def result() -> None:
+        raise MemberFailed("a", "There is no room for a checkpoint.", "no room")
+
+    with pytest.raises(NoRoomError, match=r"^There is no room for a checkpoint\.$"):
+        train_flow.outcome(SimpleNamespace(result=result), "a")

@@ -6,14 +6,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fuseline import garbage
 from fuseline.errors import UserError
-from fuseline.garbage import CHECKPOINTS, HOUR, WEEK, Entry, Tally, collect
+from fuseline.garbage import CHECKPOINTS, FAILURES, HOUR, WEEK, Entry, Tally
 from fuseline.lineage import Lineage
 from fuseline.store import MANIFEST, Store, locked, write_json
 
@@ -55,6 +56,10 @@ def age(path: Path, seconds: float) -> None:
     for place in (path, path / MANIFEST):
         if place.exists():
             os.utime(place, (at, at))
+
+
+def collect(store: Store, named: Iterable[Entry], **rest: Any) -> list[Tally]:
+    return garbage.collect(store, lambda: named, **rest)
 
 
 def put(store: Store, kind: str, key: str, seconds: float = 2 * HOUR, size: int = 10) -> Entry:
@@ -234,6 +239,23 @@ def test_what_was_found_since_the_oldest_live_run_began_stays(
     assert before not in entries(store)
 
 
+def test_what_a_run_made_that_ends_while_we_ask_who_names_what_stays(
+    store: Store, hold: Callable[[Path], subprocess.Popen[str]]
+) -> None:
+    lock = store.root.parent / "locks" / "run-long.lock"
+    run = hold(lock)
+    age(lock, 10 * HOUR)
+    made = put(store, "bank", "made", 5 * HOUR)
+
+    def named() -> set[Entry]:
+        run.kill()
+        run.wait()
+        return set()
+
+    garbage.collect(store, named, delete=True)
+    assert entries(store) == {made}
+
+
 # ------------------------------------------------------------------------------------------------------- what else there is
 
 
@@ -262,7 +284,7 @@ def remove(folder, *args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 
 shutil.rmtree = remove
-garbage.collect(store.Store(Path({str(store.root)!r})), set(), delete=True)
+garbage.collect(store.Store(Path({str(store.root)!r})), set, delete=True)
 """
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
     assert entries(store) == set()
@@ -294,6 +316,45 @@ def test_checkpoints_stay_for_a_week_and_those_of_unfinished_runs_longer(
     tallies = {tally.kind: tally for tally in collect(store, {plan}, delete=True)}
     assert tallies["checkpoints"] == Tally("checkpoints", 1, 50, int(goes), 50 * goes)
     assert file.exists() is not goes
+
+
+@pytest.mark.parametrize(("there", "goes"), [([], False), (["r1"], False), (["r1", "r2"], True)])
+def test_the_checkpoint_of_a_stack_stays_while_one_of_its_replicas_is_wanted(store: Store, there: list[str], goes: bool) -> None:
+    meta = {"data": "d", "members": {"m": [{"key": "r1"}], "n": [{"key": "r2"}]}, "stacks": {"stack": ["r1", "r2"]}}
+    store.make("plan", "p", lambda folder: write_json(folder / "plan.json", meta))
+    for key in there:
+        put(store, "replica", key)
+    file = store.root / "checkpoints" / "stack-12ab.pt"
+    file.parent.mkdir()
+    file.touch()
+    age(file, 2 * WEEK)
+    collect(store, {("plan", "p")}, delete=True)
+    assert file.exists() is not goes
+
+
+def test_the_checkpoint_of_a_stack_in_training_stays(store: Store, hold: Callable[[Path], subprocess.Popen[str]]) -> None:
+    """Though what it is trained for stands there, as where it is damaged."""
+    meta = {"data": "d", "members": {"m": [{"key": "r1"}], "n": [{"key": "r2"}]}, "stacks": {"stack": ["r1", "r2"]}}
+    store.make("plan", "p", lambda folder: write_json(folder / "plan.json", meta))
+    put(store, "replica", "r1")
+    put(store, "replica", "r2")
+    file = store.root / "checkpoints" / "stack-12ab.pt"
+    file.parent.mkdir()
+    file.touch()
+    age(file, 2 * WEEK)
+    hold(store.lock("replica", "r2"))
+    collect(store, {("plan", "p")}, delete=True)
+    assert file.exists()
+
+
+def test_tracebacks_stay_for_a_week(store: Store) -> None:
+    folder = store.root / "failures"
+    folder.mkdir(parents=True)
+    for name, seconds in (("old", FAILURES + HOUR), ("young", FAILURES - HOUR)):
+        (folder / f"{name}.txt").write_text("Traceback")
+        age(folder / f"{name}.txt", seconds)
+    assert collect(store, set(), delete=True) == [Tally("failures", 2, 18, 1, 9)]
+    assert [file.name for file in folder.iterdir()] == ["young.txt"]
 
 
 def test_the_checkpoint_of_a_replica_in_training_stays(store: Store, hold: Callable[[Path], subprocess.Popen[str]]) -> None:

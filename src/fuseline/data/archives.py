@@ -29,6 +29,9 @@ SWELL = 100
 MOST_MEMBERS = 5_000_000
 """The largest of the known sets has some three million files."""
 
+HEADER = 1 << 20
+"""So many bytes a header of a tar archive may have: the name of a file, and what else is said of it."""
+
 CHUNK = 1 << 20
 UNPACKING = ".unpacking-"
 
@@ -97,8 +100,31 @@ def unpack_tar(packed: Path, folder: Path) -> None:
             _check_name(packed, name)
         return tarfile.data_filter(member, path)
 
-    with tarfile.open(packed) as archive:
+    with tarfile.open(packed, tarinfo=_Bounded) as archive:
         _unpack(folder, lambda place: archive.extractall(place, filter=bounded))  # noqa: S202 (by that filter)
+
+
+class _Bounded(tarfile.TarInfo):
+    """A member of a tar archive whose headers, which tarfile reads into memory before any filter is asked, are small."""
+
+    LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+        """What a header announces; tarfile has this to be extended."""
+        if self.type in self.LONG and not 0 <= self.size <= HEADER:
+            raise DataError(f"{archive.name}: a header claims {self.size:,} bytes; don't trust this archive.")
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise _sparse(archive)
+        member: tarfile.TarInfo | None = super()._proc_member(archive)  # type: ignore[misc]
+        return member
+
+    def _proc_gnusparse_10(self, _: tarfile.TarInfo, __: object, archive: tarfile.TarFile) -> None:
+        raise _sparse(archive)
+
+
+def _sparse(archive: tarfile.TarFile) -> DataError:
+    """The list of what a file with holes has may be of any length."""
+    return DataError(f"{archive.name}: it has files with holes (tar --sparse); pack it again without.")
 
 
 def unpack_zip(packed: Path, folder: Path) -> None:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fuseline.errors import UserError, first_line
-from fuseline.store import home
+from fuseline.store import hold, home
 from fuseline.tracking.delivery import Registered, State
 from fuseline.tracking.records import Record
 from fuseline.tracking.settings import Settings, load_settings
-from fuseline.tracking.spool import DELIVERING, Spool, beat, held, hold, read, read_owner, take
+from fuseline.tracking.spool import DELIVERING, Spool, beat, held, read, read_owner, take
 
 if TYPE_CHECKING:
     from fuseline.tracking.runs import Tracker

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fuseline.errors import FuselineError
-from fuseline.store import locked
+from fuseline.store import hold, locked
 from fuseline.tracking.deliver import PATIENCE, deliverer
 from fuseline.tracking.settings import check_signing
-from fuseline.tracking.spool import OWNED, Owner, Spool, creating, hold, root, spools, take
+from fuseline.tracking.spool import OWNED, Owner, Spool, creating, root, spools, take
 from fuseline.tracking.tags import REASON
 
 logger = logging.getLogger(__name__)

@@ -14,14 +14,12 @@ is found here and goes on under the same ids, and nobody needs to search MLflow 
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import logging
 import os
 import shutil
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -32,7 +30,7 @@ from pydantic import ValidationError
 
 from fuseline.component import Part
 from fuseline.disk import NoRoomError, no_room, ran_out
-from fuseline.store import content_key, home, locked, sync
+from fuseline.store import content_key, hold, home, locked, sync, write_atomic
 from fuseline.tracking import tags
 from fuseline.tracking.records import Files, Record, Start, now, record
 
@@ -192,7 +190,7 @@ def start_run(key: str, recipe: str, run_tags: Mapping[str, str], kind: str = "t
     """
     spool = _unfinished(key) or _new(key, recipe)
     owner = spool.owner.model_copy(update={"host": socket.gethostname(), "pid": os.getpid()})
-    _write_small(spool.folder / OWNER, owner.model_dump_json())
+    write_atomic(spool.folder / OWNER, owner.model_dump_json())
     _open[spool.run] = spool
     user = {"mlflow.user": _user()}
     spool.tell(spool.run, start=Start(name=name or recipe, kind=kind, key=key), tags={**user, **run_tags})
@@ -248,28 +246,6 @@ def spools(strict: bool = False) -> list[Path]:
 
 def read_owner(folder: Path) -> Owner:
     return Owner.model_validate_json((folder / OWNER).read_bytes())
-
-
-def hold(file: Path, patience: float = 0.0) -> int | None:
-    """The descriptor of a lock file that is locked until the descriptor is closed. None if another process holds it, or if it was
-    removed."""
-    end = time.monotonic() + patience
-    try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except FileNotFoundError:
-        return None
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < end:
-                time.sleep(0.01)
-                continue
-        else:
-            if os.fstat(descriptor).st_nlink:
-                return descriptor
-        os.close(descriptor)
-        return None
 
 
 def read(folder: Path, offset: int = 0) -> Iterator[tuple[Record | None, int]]:
@@ -389,13 +365,6 @@ def _write(descriptor: int, line: bytes) -> None:
     while line:
         line = line[os.write(descriptor, line) :]
     os.fsync(descriptor)
-
-
-def _write_small(file: Path, content: str) -> None:
-    temporary = file.with_name(f".{file.name}")
-    temporary.write_text(content)
-    sync(temporary)
-    temporary.replace(file)
 
 
 def _link(source: Path, target: Path) -> None:

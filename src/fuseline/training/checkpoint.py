@@ -17,7 +17,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
+from fuseline.disk import no_room, ran_out
 from fuseline.errors import first_line
+from fuseline.store import sync
 
 logger = logging.getLogger(__name__)
 
@@ -86,18 +88,20 @@ class Checkpoint:
         """Keep a state instead of the one before it.
 
         Raises:
-            OSError: it can't be written, for lack of room in most cases; the one before it is still there.
+            NoRoomError: the disk is full; the one before it is still there.
+            OSError: it can't be written for another reason; so is it then.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{self.key}-{os.getpid()}"
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             digest = _write(temporary, dict(tree))
             place = self.folder / f"{self.key}-{digest}.pt"
             temporary.replace(place)
-            _sync(self.folder)
+            sync(self.folder)
         except OSError as error:
-            said = f"a checkpoint can't be written ({error.strerror or error}); the last one is kept, make room and start again"
-            raise OSError(error.errno, said, str(self.folder)) from error
+            if ran_out(error, self.folder):
+                raise no_room(self.folder, "a checkpoint (the last one is kept)") from error
+            raise
         finally:
             temporary.unlink(missing_ok=True)
         for path in self._files():
@@ -171,7 +175,7 @@ class Keeper:
 
         Raises:
             Stopped: that was the last thing to do.
-            OSError: there is no room for it.
+            NoRoomError, OSError: as for :meth:`Checkpoint.save`.
         """
         begun = time.perf_counter()
         self._checkpoint.save({"seconds": self.seconds, "about": self.about, "state": state})
@@ -246,11 +250,3 @@ def _read(path: Path) -> Tree:
     if not isinstance(tree, dict):
         raise ValueError("it is no state of a training")
     return tree
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import signal
 import traceback
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from fuseline.disk import NO_ROOM, NoRoomError
 from fuseline.errors import Ending, FuselineError, NotFiniteError, first_line
 from fuseline.training.checkpoint import Stopped
 
@@ -32,18 +34,23 @@ class Failure(NamedTuple):
 STOPPED = Failure("stopped", "the run was stopped")
 
 
-def raised(error: BaseException, trace: Path) -> Failure:
-    """The end by an exception. Of one that fuseline does not raise on purpose the traceback is written to ``trace``."""
+def raised(error: BaseException, member: str, traces: Path) -> Failure:
+    """A member's end by an exception. Of one that fuseline does not raise on purpose the traceback is kept in the folder
+    ``traces``."""
     if isinstance(error, Stopped):
         return STOPPED
     if isinstance(error, NotFiniteError):
         return Failure("not finite", str(error))
+    if isinstance(error, NoRoomError):
+        return Failure("no room", str(error))
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return Failure("no room", f"There is no room on the disk ({first_line(error)}); make room.")
     kind: Ending = "out of memory" if _is_out_of_memory(error) or _is_out_of_memory(error.__cause__) else "raised"
     if isinstance(error, FuselineError):
         return Failure(kind, str(error))
     name, said = type(error).__name__, first_line(error)
     reason = name if said == name else f"{name}: {said}"
-    if _written(trace, error):
+    if (trace := _kept(error, member, traces)) is not None:
         reason += f" (see {trace})"
     return Failure(kind, reason, again=True)
 
@@ -99,10 +106,13 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
-def _written(path: Path, error: BaseException) -> bool:
+def _kept(error: BaseException, member: str, folder: Path) -> Path | None:
+    """The file that keeps an error's traceback, named by what it holds too: members of other recipes have the same names."""
+    content = "".join(traceback.format_exception(error)).encode(errors="backslashreplace")
+    path = folder / f"{member}-{hashlib.sha256(content).hexdigest()[:8]}.txt"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     except OSError:  # a full disk must not hide what happened
-        return False
-    return True
+        return None
+    return path

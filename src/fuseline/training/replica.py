@@ -83,7 +83,7 @@ def train_into(
     Raises:
         TrainingError: it can't be trained, or one that it follows is not in the store.
         Stopped: ``care`` said so; its checkpoint is there.
-        OSError: there is no room for a checkpoint, or for the replica; the last checkpoint is there.
+        NoRoomError: there is none for a checkpoint, or for the replica; the last checkpoint is there.
     """
     dataset = datasets.read(data)
     key = job.key(dataset)
@@ -120,14 +120,14 @@ def train_together_into(
 
     Raises:
         TrainingError: the device is out of memory.
-        Stopped, OSError: as for :func:`train_into`.
+        Stopped, NoRoomError: as for :func:`train_into`.
     """
     dataset = datasets.read(data)
     keys = [job.key(dataset) for job in jobs]
     failed: dict[str, TrainingError] = {}
 
     def build(missing: list[str]) -> Iterator[tuple[str, Writes]]:
-        checkpoint = Checkpoint(store.root / FOLDER, content_key(stack=keys))
+        checkpoint = Checkpoint(store.root / FOLDER, stack_key(keys))
         if missing:
             keeper = Keeper(checkpoint, care)
             stack = _begun(keeper, missing, keys)
@@ -151,6 +151,11 @@ def train_together_into(
 
     there = store.make_all(KIND, keys, build)
     return [failed.get(key, was) for key, was in zip(keys, there, strict=True)]
+
+
+def stack_key(keys: Sequence[str]) -> str:
+    """The key of the checkpoint that the replicas of a stack share."""
+    return content_key(stack=list(keys))
 
 
 def _begun(keeper: Keeper, missing: list[str], keys: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Train a network on its own rows, by its own seed; or several of one shape together, as one stacked program.
 
-Batches are taken by index from what lies on the device; the loss is read once an epoch. What a training has come to can be kept
+Batches are taken by index from what lies on the device; the losses are read at the end of an epoch, before a checkpoint, and once
+a minute. What a training has come to can be kept
 in checkpoints, from which it goes on as if it had never stopped. Shapes: K networks, B rows of a batch.
 """
 
@@ -50,6 +51,9 @@ EVALUATION_BATCH = 2048
 """So many rows are said at once, or fewer of larger pictures: of 1,024 pixels an Inception needs 6 MB in the middle."""
 
 PIXELS = 1 << 18
+
+LOOK = 60.0
+"""Seconds between two looks inside an epoch at whether the losses are finite: reading them waits for an accelerator."""
 
 
 def rows_at_once(schema: Schema) -> int:
@@ -142,7 +146,7 @@ def train(
     Raises:
         TrainingError: the loss is no longer finite, a file of weights does not fit, or the device is out of memory.
         Stopped: the keeper was asked to.
-        OSError: there is no room for a checkpoint.
+        NoRoomError: there is none for a checkpoint.
     """
     result = _train(dataset, spec, [share], [seed], start, lambda _, epoch: report(epoch) if report else None, keeper)[0]
     if isinstance(result, TrainingError):
@@ -172,7 +176,7 @@ def train_together(
     Raises:
         ValueError: the networks can't be stacked.
         TrainingError: the device is out of memory.
-        Stopped, OSError: as for :func:`train`.
+        Stopped, NoRoomError: as for :func:`train`.
     """
     return _train(dataset, spec, shares, seeds, Start(), report or _silent, keeper)
 
@@ -246,6 +250,26 @@ class _Begun(NamedTuple):
 
     starts: list[Tensor]
     """The states of the networks' generators before they drew its order."""
+
+
+class _Sound:
+    """Whether any network's losses in the steps of an epoch, one tensor (K,) a step, are all finite so far. Between two looks
+    nothing is computed, so that no step waits for a device."""
+
+    def __init__(self, told: list[Tensor]) -> None:
+        self._told, self._seen = told, 0
+        self._finite: Tensor | None = None
+        self._next = time.monotonic() + LOOK
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._next
+
+    def look(self) -> bool:
+        """At the steps since the last look."""
+        finite = torch.stack(self._told[self._seen :]).isfinite().all(0)
+        self._finite = finite if self._finite is None else self._finite & finite
+        self._seen, self._next = len(self._told), time.monotonic() + LOOK
+        return bool(self._finite.any())
 
 
 class Trainer:
@@ -417,8 +441,8 @@ class Trainer:
         return self.spec.patience is not None and epochs >= self.spec.patience and begun
 
     def epoch(self) -> tuple[list[float], list[int | None]]:
-        """Each network's mean loss over its rows, and the first step, counted from 1, in which it was not finite; read once, at
-        the end."""
+        """Each network's mean loss over its rows, and the first step, counted from 1, in which it was not finite. The epoch ends
+        where a look shows that this has come to all of them."""
         module, keeper = self.program.module, self.keeper
         module.train()
         rest_frozen(module)
@@ -433,16 +457,20 @@ class Trainer:
         parts = {name: its.split(lengths) for name, its in goals_.items()}
         sizes = counts // self.parts + (torch.arange(self.parts)[:, None] < counts % self.parts)
         shares = (sizes / counts).to(self.device)  # of the rows, in each batch
+        sound = _Sound(told)
         for i, (ready, mixings) in enumerate(batches_, len(told)):
             told.append(self._gradients(ready, {name: its[i] for name, its in parts.items()}, mixed_together(mixings)))
             self.optimizer.step()
             self.schedule.step()
             if self.average is not None:
                 self.average.after_step(module)
-            if keeper is not None and keeper.is_due_after_step():
+            saves = keeper is not None and keeper.is_due_after_step()
+            if (saves or sound.is_due()) and not sound.look():
+                break
+            if keeper is not None and saves:
                 keeper.save(self.saved(_Begun(torch.stack(told), starts)))
         losses = torch.stack(told)
-        total: list[float] = (losses * shares).sum(0).tolist()
+        total: list[float] = (losses * shares[: len(losses)]).sum(0).tolist()
         return total, [_first(broken) for broken in (~losses.isfinite()).cpu().T]
 
     def _order(self) -> tuple[Tensor, list[int], list[Tensor]]:

@@ -27,7 +27,7 @@ class Watched:
         spent: for how many seconds its unit was trained before.
 
     Attributes:
-        seconds: for how many it was trained in all.
+        seconds: for how many it was trained in all, those in which it waited for another run that trains the same left out.
     """
 
     def __init__(self, job: UnitJob, device: str, spent: float = 0.0) -> None:
@@ -72,8 +72,9 @@ class Watched:
                 break
             if (passed := time.monotonic() - looked) >= GLANCE:
                 looked += passed
-                self.seconds += min(passed, NAP)
-                self._silent += min(passed, NAP)
+                if not waits_for_a_lock(self._pid()):
+                    self.seconds += min(passed, NAP)
+                    self._silent += min(passed, NAP)
                 verdict = verdict or self._excess(self._limits)
                 if verdict is not None:
                     self.kill()
@@ -101,16 +102,10 @@ class Watched:
         if limits.memory_gib is not None and (held := self._gib()) > limits.memory_gib:
             text = f"its process held {held:.2f} GiB, more than training.limits.memory_gib allows ({limits.memory_gib:g})"
             return Failure("out of memory", text, again=True)
-        if self._silent > 60 * limits.silent_minutes and not self._waits():
+        if self._silent > 60 * limits.silent_minutes:
             text = f"it made no step for {limits.silent_minutes:g} minutes (training.limits.silent_minutes)"
             return Failure("hung", f"{text}, and {self._steps} before", again=True)
         return None
-
-    def _waits(self) -> bool:
-        """Whether it is silent because another run trains the same."""
-        if waits_for_a_lock(self._pid()):
-            self._silent = 0.0
-        return self._silent == 0
 
     def _gib(self) -> float:
         return anonymous_bytes(self._pid()) / 2**30

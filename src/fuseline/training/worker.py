@@ -32,6 +32,9 @@ from fuseline.training.replica import ReplicaJob, train_into, train_together_int
 from fuseline.training.train import Epoch
 from fuseline.training.units import stacks
 
+FAILURES = "failures"
+"""In a store's root: the tracebacks of members that failed."""
+
 PULSE = 1.0
 """Seconds between two signs of life, at the least."""
 
@@ -109,7 +112,7 @@ def work(pipe: Connection, job: UnitJob, device: str) -> None:
                 line.send(end)
     except BaseException as error:
         for member, k in left:
-            line.send(End(member, k, raised(error, _trace(job, member))))
+            line.send(End(member, k, raised(error, member, job.store / FAILURES)))
 
 
 class Line:
@@ -181,11 +184,6 @@ def _train(job: UnitJob, device: str, part: Part, line: Line) -> Iterable[End]:
     except Exception as error:
         ends = [error] * len(part)
     return [
-        End(member, number, raised(end, _trace(job, member)) if isinstance(end, Exception) else not end)
+        End(member, number, raised(end, member, job.store / FAILURES) if isinstance(end, Exception) else not end)
         for (member, number, _), end in zip(part, ends, strict=True)
     ]
-
-
-def _trace(job: UnitJob, member: str) -> Path:
-    """Where the traceback of a member's last failure is kept."""
-    return job.store / "failures" / f"{member}.txt"

@@ -21,6 +21,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+def _slow_disk(seconds: float) -> None:
+    """From now on whatever this process writes for good takes its time."""
+    at_once = os.fsync
+
+    def sync(descriptor: int) -> None:
+        time.sleep(seconds)
+        at_once(descriptor)
+
+    os.fsync = sync
+
+
+if "FAULTS_SLOW_DISK" in os.environ:
+    _slow_disk(float(os.environ["FAULTS_SLOW_DISK"]))
+
 MOST = 24
 """Chunks of 64 MiB that are eaten at the most, for the machine's sake."""
 

@@ -152,6 +152,51 @@ def test_what_the_disk_has_no_room_for_is_not_unpacked(
     assert list(inside.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_header_that_claims_to_be_large_is_not_read(
+    tmp_path: Path, inside: Path, refusal: Callable[..., str], kind: bytes, first: bool
+) -> None:
+    header = tarfile.TarInfo("long")
+    header.type, header.size = kind, 4 * archives.HEADER
+    sound, content = file("a")
+    sound.size = len(content)
+    parts = [b"" if first else sound.tobuf(), b"" if first else content.ljust(512, b"\0"), header.tobuf()]
+    packed = tmp_path / "packed.tar.gz"
+    with gzip.open(packed, "wb") as out:
+        out.write(b"".join([*parts, bytes(header.size)]))
+    said = refusal(DataError, unpack_tar, packed, inside)
+    assert "packed.tar.gz: a header claims 4,194,304 bytes" in said
+    assert files(inside) == {}
+
+
+def test_a_long_name_is_read(tmp_path: Path, inside: Path) -> None:
+    name = "/".join(["long" * 20] * 5)
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        with tarfile.open(tmp_path / "packed.tar", "w", format=form) as archive:
+            archive.addfile(*_sized(name, b"there"))
+        unpack_tar(tmp_path / "packed.tar", inside)
+        assert files(inside) == {name: b"there"}
+
+
+def _sized(name: str, content: bytes) -> tuple[tarfile.TarInfo, io.BytesIO]:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    return member, io.BytesIO(content)
+
+
+@pytest.mark.parametrize("form", ["old", "new"])
+def test_files_with_holes_are_not_unpacked(tmp_path: Path, inside: Path, refusal: Callable[..., str], form: str) -> None:
+    member = tarfile.TarInfo("holes")
+    with tarfile.open(tmp_path / "packed.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        if form == "old":
+            member.type = tarfile.GNUTYPE_SPARSE
+        else:
+            member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+        archive.addfile(member)
+    assert "packed.tar: it has files with holes" in refusal(DataError, unpack_tar, tmp_path / "packed.tar", inside)
+
+
 def test_too_many_files_are_not_unpacked(
     tmp_path: Path, inside: Path, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

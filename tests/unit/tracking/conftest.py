@@ -52,8 +52,9 @@ def database(empty_database: Path, home: Path) -> Path:
 @pytest.fixture
 def begin(home: Path) -> Iterator[Callable[..., Spool]]:
     """Begin or continue a run of a plan, in a home of one's own; what is still held at the end is let go of."""
+    others = held()  # of other tests in this process
     yield lambda key="key", recipe="recipe", **tags: start_run(key, recipe, tags)
-    for run in held():
+    for run in set(held()) - set(others):
         opened(run).close()
 
 

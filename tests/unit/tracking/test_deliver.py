@@ -20,13 +20,13 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from fuseline.store import read_json
+from fuseline.store import hold, read_json
 from fuseline.tracking import deliver as module
 from fuseline.tracking import registry
 from fuseline.tracking.deliver import Deliverer
 from fuseline.tracking.delivery import STATE, State
 from fuseline.tracking.records import Start
-from fuseline.tracking.spool import DELIVERING, Spool, hold, spools
+from fuseline.tracking.spool import DELIVERING, Spool, spools
 from tests.unit.tracking.known import everything
 from tests.unit.tracking.story import save, tell
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from fuseline.disk import no_room
 from fuseline.errors import NotFiniteError, TrainingError
 from fuseline.training import ending
 from fuseline.training.checkpoint import Stopped
@@ -31,33 +32,37 @@ def caught(function: Callable[[], Any]) -> Exception:
 
 
 def test_what_fuseline_says_on_purpose_is_said_as_it_is_and_not_tried_again(tmp_path: Path) -> None:
-    trace = tmp_path / "trace.txt"
-    assert raised(TrainingError("rates: no such parameter"), trace) == Failure("raised", "rates: no such parameter")
-    assert raised(NotFiniteError("not finite in epoch 3"), trace) == Failure("not finite", "not finite in epoch 3")
-    assert raised(Stopped(), trace) == Failure("stopped", "the run was stopped")
-    assert not trace.exists()
+    assert raised(TrainingError("rates: no such parameter"), "a", tmp_path) == Failure("raised", "rates: no such parameter")
+    assert raised(NotFiniteError("not finite in epoch 3"), "a", tmp_path) == Failure("not finite", "not finite in epoch 3")
+    assert raised(Stopped(), "a", tmp_path) == Failure("stopped", "the run was stopped")
+    assert not list(tmp_path.iterdir())
 
 
 def test_of_others_the_type_and_the_first_line_are_said_and_the_rest_is_kept(tmp_path: Path) -> None:
-    trace = tmp_path / "failures" / "a.txt"
-    failure = raised(caught(lambda: {}["here"]), trace)
+    folder = tmp_path / "failures"
+    failure = raised(caught(lambda: {}["here"]), "a", folder)
+    (trace,) = folder.iterdir()
     assert failure == Failure("raised", f"KeyError: 'here' (see {trace})", again=True)
     kept = trace.read_text()
     assert kept.startswith("Traceback (most recent call last):")
     assert "in caught" in kept
-    assert raised(KeyError(), trace).reason == f"KeyError (see {trace})"
-    assert raised(RuntimeError("one.\ntwo"), trace).reason == f"RuntimeError: one (see {trace})"
+    assert raised(KeyError(), "a", folder).reason.startswith(f"KeyError (see {folder}/a-")
+    assert raised(RuntimeError("one.\ntwo"), "a", folder).reason.startswith(f"RuntimeError: one (see {folder}/a-")
+    assert trace.read_text() == kept, "another error of a member of this name keeps its own"
+    raised(KeyError(), "a", folder)
+    assert len(list(folder.iterdir())) == 3
 
 
 def test_words_that_no_file_can_hold_are_no_trouble(tmp_path: Path) -> None:
-    trace = tmp_path / "a.txt"
-    assert raised(ValueError("\udcff"), trace).reason == f"ValueError: \udcff (see {trace})"
+    failure = raised(ValueError("\udcff"), "a", tmp_path)
+    (trace,) = tmp_path.iterdir()
+    assert failure.reason == f"ValueError: \udcff (see {trace})"
     assert "\\udcff" in trace.read_text()
 
 
 def test_where_nothing_can_be_written_the_reason_is_said_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert raised(ValueError("oh"), tmp_path / "file" / "a.txt") == Failure("raised", "ValueError: oh", again=True)
+    assert raised(ValueError("oh"), "a", tmp_path / "file") == Failure("raised", "ValueError: oh", again=True)
 
 
 @pytest.mark.parametrize(
@@ -73,15 +78,25 @@ def test_where_nothing_can_be_written_the_reason_is_said_all_the_same(tmp_path: 
     ids=["torch", "numpy", "python", "gpu", "cublas", "system"],
 )
 def test_a_lack_of_memory_is_known_by_whoever_says_so(function: Callable[[], Any], tmp_path: Path) -> None:
-    failure = raised(caught(function), tmp_path / "a.txt")
+    failure = raised(caught(function), "a", tmp_path)
     assert (failure.kind, failure.again) == ("out of memory", True)
+
+
+def test_a_full_disk_is_known_by_whoever_says_so_and_is_not_tried_again(tmp_path: Path) -> None:
+    said = no_room(tmp_path, "a checkpoint")
+    assert raised(said, "a", tmp_path) == Failure("no room", str(said))
+    for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        failure = raised(OSError(number, os.strerror(number), "/tmp/compiled"), "a", tmp_path)
+        assert (failure.kind, failure.again) == ("no room", False)
+        assert "/tmp/compiled" in failure.reason
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_device_for_which_half_a_batch_is_too_much_is_not_tried_again(tmp_path: Path) -> None:
     def train() -> None:
         raise TrainingError("out of memory on 'cuda:0'; make 'batch_size' smaller.") from torch.OutOfMemoryError("CUDA")
 
-    assert raised(caught(train), tmp_path / "a.txt") == Failure(
+    assert raised(caught(train), "a", tmp_path) == Failure(
         "out of memory", "out of memory on 'cuda:0'; make 'batch_size' smaller."
     )
 

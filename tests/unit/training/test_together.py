@@ -19,7 +19,7 @@ from fuseline.training.checkpoint import Care, Checkpoint, Keeper, Stopped
 from fuseline.training.mixing import MIXINGS
 from fuseline.training.objective import Objective
 from fuseline.training.optimizers import OPTIMIZERS
-from fuseline.training.train import Epoch, Trained, TrainSpec, stacking, train, train_together
+from fuseline.training.train import Epoch, Trained, Trainer, TrainSpec, stacking, train, train_together
 
 DatasetOf = Callable[..., Dataset]
 SpecOf = Callable[..., TrainSpec]
@@ -147,6 +147,30 @@ def test_one_whose_loss_is_not_finite_leaves_the_others_be(dataset_of: DatasetOf
     assert isinstance(good, Trained)
     assert isinstance(other, Trained)
     assert gap(good.network, train(dataset, spec, shares[0], 1).network) < 1e-4
+
+
+@pytest.mark.parametrize(("lost", "steps"), [([0], 6), ([0, 1], 1)])
+def test_an_epoch_ends_early_only_where_all_losses_are_lost(
+    dataset_of: DatasetOf, spec_of: SpecOf, monkeypatch: pytest.MonkeyPatch, lost: list[int], steps: int
+) -> None:
+    """Two epochs of three steps; in the first step some losses are not finite."""
+    dataset, calls = table(dataset_of), list[int]()
+    spec = spec_for(spec_of, dataset, epochs=2, batch_size=16)
+    gradients = Trainer._gradients
+
+    def spoilt(self: Trainer, *given: Any) -> torch.Tensor:
+        losses = gradients(self, *given)
+        if not calls:
+            losses[lost] = float("nan")
+        calls.append(len(losses))
+        return losses
+
+    monkeypatch.setattr("fuseline.training.train.LOOK", 0.0)
+    monkeypatch.setattr(Trainer, "_gradients", spoilt)
+    results = train_together(dataset, spec, [Share(np.arange(48))] * 2, [1, 2])
+    assert [k for k, result in enumerate(results) if isinstance(result, TrainingError)] == lost
+    assert all("epoch 1 (of 2), step 1;" in str(results[k]) for k in lost)
+    assert len(calls) == steps
 
 
 def test_one_alone_is_trained_as_ever(dataset_of: DatasetOf, spec_of: SpecOf) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from torch import nn
 from fuseline.component import Component, complete
 from fuseline.data.dataset import Dataset
 from fuseline.data.schema import TargetSchema
-from fuseline.errors import TrainingError
+from fuseline.errors import NotFiniteError, TrainingError
 from fuseline.models.network import Network
 from fuseline.partition import Share
+from fuseline.training.checkpoint import Care, Checkpoint, Keeper
 from fuseline.training.optimizers import OPTIMIZERS
 from fuseline.training.schedules import SCHEDULES
 from fuseline.training.train import Epoch, Start, Trained, TrainSpec, load, say_all, train
@@ -227,6 +229,26 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_names_the_epoch(
     assert caught.value.exit_code == 1
     assert len(str(caught.value).splitlines()) == 1
     assert all(np.isfinite(epoch.loss) for epoch in told)
+
+
+@pytest.mark.parametrize("look", ["before a checkpoint", "once a minute"])
+def test_a_loss_that_is_not_finite_ends_the_epoch_at_the_next_look(
+    dataset_of: DatasetOf, spec_of: SpecOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    """An epoch may take hours. No checkpoint is saved of what is lost."""
+    dataset = small(dataset_of, kind="regression")
+    wild = {"optimizer": Component(name="sgd", settings={"lr": 1e30}), "schedule": Component(name="constant")}
+    spec = spec_of(dataset, mlp(), epochs=1, batch_size=4, **wild)
+    monkeypatch.setattr("fuseline.training.train.LOOK", 0.0 if look == "once a minute" else math.inf)
+    steps, saved = itertools.count(), list[Any]()
+    care = Care(0.0 if look == "before a checkpoint" else math.inf, lambda: next(steps) < 0)
+    keeper = Keeper(Checkpoint(tmp_path, "key"), care)
+    monkeypatch.setattr(keeper, "save", lambda state: saved.append(state["begun"]))
+    with pytest.raises(NotFiniteError, match=r"epoch 1 \(of 1\), step 2;"):
+        train(dataset, spec, ROWS, 0, keeper=keeper)
+    assert next(steps) == 2
+    begun = [its["losses"].isfinite().all() for its in saved if its is not None]
+    assert begun == ([True] if look == "before a checkpoint" else [])
 
 
 @pytest.mark.parametrize("patience", [None, 3])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from fuseline.plan import Plan, make_plan
 from fuseline.recipe import Recipe
-from fuseline.store import Store
+from fuseline.store import Store, read_json
+from fuseline.training.checkpoint import FOLDER, Care, Stopped
+from fuseline.training.replica import train_together_into
 from fuseline.training.units import SMALL, stacks
 
 
@@ -109,3 +112,15 @@ def test_where_each_row_is_drawn_for_the_numbers_of_rows_agree(store: Store) -> 
     rows = [{len(plan.members[name][number].share.train) for name, number in stack} for stack in stacks_of(plan)]
     assert all(len(counts) == 1 for counts in rows)
     assert len(rows) == len({count for counts in rows for count in counts}) > 1
+
+
+def test_the_plan_names_the_checkpoints_of_its_stacks(planned: Callable[..., Any]) -> None:
+    """So that what is garbage can be told without torch."""
+    plan, store = planned("always", count=2)
+    jobs = [job for _, _, job in next(stacks(plan.dataset, plan.members))]
+    with pytest.raises(Stopped):
+        train_together_into(store, plan.data, jobs, lambda k, epoch: None, care=Care(pulse=lambda: True))
+    (file,) = (store.root / FOLDER).iterdir()
+    named = read_json(store.path("plan", plan.key) / "plan.json")["stacks"]
+    assert named[file.name.rpartition("-")[0]] == [job.key(plan.dataset) for job in jobs]
+    assert len(jobs) > 1

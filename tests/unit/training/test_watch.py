@@ -76,19 +76,25 @@ def test_time_in_which_we_were_halted_does_not_count(
         assert worker.until_it_ends(lambda message: (tmp_path / "go on").touch()).reason.endswith("(code 0)")
 
 
-def test_who_waits_for_another_run_does_not_hang(
+def test_who_waits_for_another_run_neither_hangs_nor_takes_long(
     planned: Planned, crew: Any, monkeypatch: pytest.MonkeyPatch, until: Callable[..., Any]
 ) -> None:
     plan, store = planned()
-    asked: list[bool] = []
+    waited, ask = list[float](), watch.waits_for_a_lock
     monkeypatch.setattr(watch, "GLANCE", 0.05)
-    monkeypatch.setattr(watch, "waits_for_a_lock", lambda pid, ask=watch.waits_for_a_lock: asked.append(ask(pid)) or asked[-1])
-    job = limited((plan, store), "mlp", silent_minutes=0.02, retries=10, wait_seconds=0)  # a slow start may take as long
-    with ThreadPoolExecutor(1) as pool:
+    with Watched(limited((plan, store), "mlp", silent_minutes=30, minutes=60), "cpu") as worker, ThreadPoolExecutor(1) as pool:
+
+        def asked(pid: int) -> bool:
+            if waits := ask(pid):
+                waited.append(worker.seconds + worker._silent)
+            return waits
+
+        monkeypatch.setattr(watch, "waits_for_a_lock", asked)
         with locked(store.root / "locks" / f"{KIND}-{plan.members['mlp'][0].key(plan.dataset)}.lock"):
-            done = pool.submit(crew.train, job, "mlp", nothing)
-            until(lambda: asked.count(True) >= 3, "it was found waiting three times")
-        assert done.result().trained == 2
+            end = pool.submit(worker.until_it_ends, nothing)
+            until(lambda: len(waited) >= 5, "it was found waiting five times")
+        assert end.result().reason.endswith("(code 0)")
+    assert len(set(waited)) == 1
 
 
 def test_who_takes_too_long_has_timed_out_and_is_not_tried_again(planned_odd: Planned, tmp_path: Path, crew: Any) -> None:

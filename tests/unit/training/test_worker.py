@@ -100,7 +100,7 @@ def test_one_replica_s_failure_keeps_no_other_from_being_trained(planned_odd: Ca
     (tries / "0").touch()  # so that it fails once more
     plan, store = planned_odd("fail_twice", tries)
     first, second = (m for m in listened(plan.job("fail-twice", store)) if isinstance(m, End))
-    place = store.root / "failures" / "fail-twice.txt"
+    (place,) = (store.root / "failures").glob("fail-twice-*.txt")
     assert first == End("fail-twice", 0, Failure("raised", f"OSError: try 1 (see {place})", again=True))
     assert second == End("fail-twice", 1, True)
     assert "in fail_twice" in place.read_text()
@@ -128,7 +128,7 @@ def test_it_stops_between_two_steps_and_goes_on_from_there(planned_odd: Callable
                 worker.ask_to_stop()
 
         worker.until_it_ends(hear)
-    assert first[-2:] == [End("linger", k, Failure("stopped", "the run was stopped")) for k in (0, 1)]
+    assert set(first[-2:]) == {End("linger", k, Failure("stopped", "the run was stopped")) for k in (0, 1)}
     assert not list((store.root / KIND).glob("[!.]*"))
     marker.touch()
     then: list[Progress] = []
