@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from fuseline.store import sha256_of
 from tests.faults.harness import EPOCHS, EVERY_STEP, MEMBERS, Site, steps, until

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+
 def _slow_disk(seconds: float) -> None:
     """From now on whatever this process writes for good takes its time."""
     at_once = os.fsync
