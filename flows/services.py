@@ -26,6 +26,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CLIENTS = "client.env"
 """The file in the home that says, while the servers are up, where they are and who may ask."""
 
+WHO = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "PREFECT_API_AUTH_STRING")
 UNSAFE = "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE"
 
 honcho.KILL_WAIT = 30  # what a worker runs may take 20 seconds to save its checkpoints
@@ -71,6 +72,7 @@ def run_services(settings: Settings, names: Sequence[str], auth: bool, ready: Ca
     for name, command in chosen.items():
         services.add_process(name, command, env=_environment(settings, environments[name]))
     file = home() / CLIENTS
+    file.unlink(missing_ok=True)  # of servers that were killed
 
     def tell() -> None:
         if wait_until_all_answer(clients, list(chosen)):
@@ -103,10 +105,12 @@ def client_variables(settings: Settings, chosen: Mapping[str, str], auth: bool) 
         known[variable] = here[variable] if name in chosen else os.environ.get(variable, "")
         if not known[variable] and "worker" in chosen:
             raise UserError(f"a worker needs to know where the servers are; set {variable}.")
-    if auth:
+    known |= {name: os.environ[name] for name in WHO if os.environ.get(name)}
+    if auth and "mlflow" in chosen:
         mine = credentials()
         known |= {"MLFLOW_TRACKING_USERNAME": mine[ADMIN], "MLFLOW_TRACKING_PASSWORD": mine[PASSWORD]}
-        known["PREFECT_API_AUTH_STRING"] = mine[PREFECT]
+    if auth and "prefect" in chosen:
+        known["PREFECT_API_AUTH_STRING"] = credentials()[PREFECT]
     return known
 
 
@@ -118,8 +122,8 @@ def mlflow_variables(settings: Settings, auth: bool) -> dict[str, str]:
         "MLFLOW_BACKEND_STORE_URI": address,
         "MLFLOW_ARTIFACTS_DESTINATION": settings.tracking.artifact_location,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_SERVER_ALLOWED_HOSTS": f"{place},localhost:{settings.ui.port}",
-        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": f"http://{place}",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": _named("MLFLOW_SERVER_ALLOWED_HOSTS", f"{place},localhost:{settings.ui.port}"),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": _named("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", f"http://{place}"),
         "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
         **password,
     }
@@ -142,9 +146,9 @@ def prefect_variables(settings: Settings, auth: bool) -> dict[str, str]:
     address, password = _database(settings.prefect.database_uri, "postgresql+asyncpg")
     return {
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": address.replace("sqlite:", "sqlite+aiosqlite:", 1),
-        "PREFECT_UI_API_URL": f"{place}/api",
-        "PREFECT_SERVER_UI_API_URL": f"{place}/api",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": place,
+        "PREFECT_UI_API_URL": _named("PREFECT_UI_API_URL", f"{place}/api"),
+        "PREFECT_SERVER_UI_API_URL": _named("PREFECT_UI_API_URL", f"{place}/api"),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": _named("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", place),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
         **password,
@@ -152,6 +156,18 @@ def prefect_variables(settings: Settings, auth: bool) -> dict[str, str]:
             {name: credentials()[PREFECT] for name in (PREFECT, "PREFECT_API_AUTH_STRING")} if auth else {}
         ),  # its services ask too
     }
+
+
+def _named(variable: str, default: str) -> str:
+    """What the environment says, for a proxy in front of the servers; but never everybody.
+
+    Raises:
+        UserError: it says ``*``.
+    """
+    text = os.environ.get(variable) or default
+    if "*" in text:
+        raise UserError(f"{variable}: '*' lets everybody in; name the hosts or addresses.")
+    return text
 
 
 def _common(settings: Settings) -> dict[str, str]:
@@ -169,7 +185,7 @@ def _common(settings: Settings) -> dict[str, str]:
 
 def _environment(settings: Settings, changes: Mapping[str, str]) -> dict[str, str]:
     """Ours with changes, without what is for another process alone."""
-    private = {ADMIN, PASSWORD, COOKIES, PREFECT, "PREFECT_API_AUTH_STRING", "PGPASSWORD", "MLFLOW_TRACKING_PASSWORD", UNSAFE}
+    private = {ADMIN, PASSWORD, COOKIES, PREFECT, "PGPASSWORD", UNSAFE, *WHO}
     for uri in (settings.server.backend_store_uri, settings.prefect.database_uri):
         private.update(Template(uri).get_identifiers())
     return {**{name: value for name, value in os.environ.items() if name not in private}, **changes}

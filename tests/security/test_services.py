@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flows.credentials import ADMIN, COOKIES, PASSWORD, PREFECT, credentials
-from flows.services import mlflow_variables, prefect_variables, run_services
+from flows.services import client_variables, mlflow_variables, prefect_variables, run_services
 from fuseline.errors import UserError
 from fuseline.tracking.settings import Settings, load_settings
 
@@ -119,6 +119,30 @@ def test_prefects_server_asks_only_where_it_was_told_to() -> None:
     for variables in (open_, closed):
         assert variables["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
         assert variables["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] == "http://127.0.0.1:4200"
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"])
+def test_a_proxys_address_is_named_and_not_everybodys(
+    variable: str, monkeypatch: pytest.MonkeyPatch, refusal: Callable[..., str]
+) -> None:
+    monkeypatch.setenv(variable, "https://models.example")
+    assert mlflow_variables(settings(), False)[variable] == "https://models.example"
+    monkeypatch.setenv(variable, "*")
+    assert variable in refusal(UserError, mlflow_variables, settings(), False)
+
+
+def test_a_worker_alone_asks_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "MLFLOW_TRACKING_URI": "http://one",
+        "PREFECT_API_URL": "http://two/api",
+        "MLFLOW_TRACKING_USERNAME": "me",
+        "MLFLOW_TRACKING_PASSWORD": "planted",
+        "PREFECT_API_AUTH_STRING": "me:planted",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert client_variables(settings(), {"worker": ""}, False) == given
+    assert client_variables(settings(), {"worker": ""}, True) == given
 
 
 def decorated() -> Iterator[tuple[str, Any]]:
