@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from flows.credentials import ADMIN, COOKIES, PASSWORD, PREFECT, credentials
-from flows.services import client_variables, mlflow_variables, prefect_variables, run_services
+from flows.process_variables import client_variables, environment_of, mlflow_variables, prefect_variables
+from flows.services import run_services
 from fuseline.errors import UserError
 from fuseline.tracking.settings import Settings, load_settings
 
@@ -141,8 +142,16 @@ def test_a_worker_alone_asks_as_the_environment_says(monkeypatch: pytest.MonkeyP
     }
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    assert client_variables(settings(), {"worker": ""}, False) == given
-    assert client_variables(settings(), {"worker": ""}, True) == given
+    assert client_variables(settings(), ["worker"], False) == given
+    assert client_variables(settings(), ["worker"], True) == given
+
+
+def test_a_workers_machine_needs_no_password_of_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    its = settings("server: {backend_store_uri: 'postgresql://me:${DB_SECRET}@host/db'}")
+    assert "PGPASSWORD" not in environment_of("worker", its, {}, True)
+    monkeypatch.setenv("DB_SECRET", "planted")
+    assert "planted" not in environment_of("worker", its, {}, True).values()
+    assert "DB_SECRET" not in environment_of("prefect", its, {}, False)
 
 
 def decorated() -> Iterator[tuple[str, Any]]:
