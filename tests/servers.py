@@ -149,7 +149,7 @@ class Servers:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=900,  # on a machine that is busy with other things
         )
 
     def told(self, *arguments: str | Path) -> Any:
