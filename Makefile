@@ -51,15 +51,14 @@ lock: venv
 
 .venv-release/ready:
 	$(PYTHON) -m venv .venv-release
-	.venv-release/bin/python -m pip install --quiet --disable-pip-version-check build pip-audit
+	.venv-release/bin/python -m pip install --quiet --disable-pip-version-check build cyclonedx-bom pip-audit
 	touch $@
 
-# What is known of vulnerabilities comes from PyPI.
+# What is known of vulnerabilities comes from PyPI's own interface, which a mirror may lack: a package not found there is an error.
 release: .venv-release/ready requirements.lock
 	.venv-release/bin/python -m build --wheel --outdir dist
-	.venv-release/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip --format cyclonedx-json \
-		--output dist/sbom.json
-	.venv-release/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip
+	.venv-release/bin/cyclonedx-py requirements requirements.lock --output-format JSON --output-file dist/sbom.json
+	.venv-release/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict
 
 clean:
 	rm -rf .venv .venv-peers .venv-release .fuseline dist
