@@ -92,6 +92,7 @@ def test_mlflow_shows_the_model_with_its_aliases(mlflow: Any, night: Any, server
 
 def test_prefect_shows_the_tasks_of_a_run(prefect: Any, night: Any, servers: Servers) -> None:
     prefect.goto(f"{servers.prefect}/runs/flow-run/{night.id}")
+    prefect.get_by_text("Task Runs", exact=True).first.click()
     for name in ("train north", "fuse kind", "register"):
         prefect.get_by_text(re.compile(f"^{name}")).first.wait_for()
     shoot(prefect, "prefect-run")
