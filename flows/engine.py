@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import runpy
 
-from flows.server import die_with_parent
+from flows.parent import die_with_parent
 
 if __name__ == "__main__":
     die_with_parent()

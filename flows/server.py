@@ -53,7 +53,7 @@ def prefect_server() -> Iterator[str]:
             stdout=out,
             stderr=out,
             start_new_session=True,  # Ctrl-C is for us: the server must outlive the flow's last message
-            preexec_fn=die_with_parent,
+            preexec_fn=_die_with_parent,
         )
     os.environ["PREFECT_API_URL"] = address
     try:
@@ -91,6 +91,6 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def die_with_parent() -> None:
+def _die_with_parent() -> None:
     """Ask the kernel for SIGTERM when our parent dies, however it dies."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -15,7 +15,8 @@ from types import FrameType
 
 import psutil
 
-from flows.server import die_with_parent, wait_until_up
+from flows.parent import die_with_parent
+from flows.server import wait_until_up
 
 POOL = "fuseline"
 PATIENCE = 25.0
