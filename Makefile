@@ -3,10 +3,12 @@
 # make bench  fuseline beside its peers, on this machine: about an hour on two cores
 # make test   everything that CI checks: linter, types, import contracts, tests
 # make test-gpu   what only a machine with a CUDA device can check
+# make lock   requirements.lock: the tested set with the sha256 of every file
+# make release   the wheel, its bill of materials (CycloneDX), and known vulnerabilities of what it needs
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: venv peers demo bench test test-gpu lint clean
+.PHONY: venv peers demo bench test test-gpu lint lock release clean
 
 venv: .venv/ready
 
@@ -44,5 +46,19 @@ test-gpu: venv
 	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "there is no CUDA device here")'
 	$(BIN)/python -m pytest -m gpu tests
 
+lock: venv
+	$(BIN)/python tools/lock.py
+
+.venv-release/ready:
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet --disable-pip-version-check build cyclonedx-bom pip-audit
+	touch $@
+
+# What is known of vulnerabilities comes from PyPI's own interface, which a mirror may lack: a package not found there is an error.
+release: .venv-release/ready requirements.lock
+	.venv-release/bin/python -m build --wheel --outdir dist
+	.venv-release/bin/cyclonedx-py requirements requirements.lock --output-format JSON --output-file dist/sbom.json
+	.venv-release/bin/pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict
+
 clean:
-	rm -rf .venv .venv-peers .fuseline
+	rm -rf .venv .venv-peers .venv-release .fuseline dist

@@ -159,5 +159,6 @@ def ui(port: Annotated[int | None, typer.Option(help="Another port than mlflow.y
 
 from flows import evaluate_commands as _evaluate_commands  # noqa: E402, F401  (they add their commands)
 from flows import promote_commands as _promote_commands  # noqa: E402, F401
+from flows import service_commands as _service_commands  # noqa: E402, F401
 from flows import sweep_commands as _sweep_commands  # noqa: E402, F401
 from flows import use_commands as _use_commands  # noqa: E402, F401

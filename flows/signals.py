@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -49,9 +50,14 @@ def heeded() -> Iterator[None]:
 
 @contextmanager
 def heeded_still() -> Iterator[None]:
-    """The same inside a flow, whose engine has put a handler of its own in our place."""
+    """The same inside a flow, whose engine has put a handler of its own in our place.
+
+    Where a worker of Prefect's has started us, that handler stays, but it hears of the first SIGTERM alone: a second one would
+    end what saves checkpoints and closes records.
+    """
     if not _heeded.ours:
-        yield
+        with _once(signal.SIGTERM):
+            yield
         return
     with _handled():
         yield
@@ -66,3 +72,24 @@ def _handled() -> Iterator[None]:
         if not _heeded.first:  # else a second one is still to end the process at once
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def _once(number: signal.Signals) -> Iterator[None]:
+    """Let a signal's handler be called once, and not again."""
+    handler = signal.getsignal(number)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    came: list[int] = []
+
+    def first(its: int, frame: FrameType | None) -> None:
+        came.append(its)
+        if len(came) == 1:
+            handler(its, frame)
+
+    signal.signal(number, first)
+    try:
+        yield
+    finally:
+        signal.signal(number, handler)

@@ -30,6 +30,9 @@ import threadpoolctl
 import torch
 from xdist.scheduler import LoadFileScheduling
 
+from tests.servers import PLANTED, Servers, missing, postgresql
+from tests.servers import until as servers_until
+
 ROOT = Path(tempfile.mkdtemp(prefix="fuseline-tests-"))
 atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
 os.environ["PREFECT_HOME"] = str(ROOT / "prefect")  # read when prefect is imported, which a test file may do
@@ -43,6 +46,7 @@ torch.set_num_threads(1)  # tests run side by side, and their tensors are small
 threadpoolctl.threadpool_limits(1)
 
 RUNS = ("tests/flows/", "tests/security/test_package.py")
+SERVERS = ("tests/life/", "tests/browser/", "tests/security/test_servers.py", "tests/security/test_secrets.py")
 
 WINE = """
 name: wine
@@ -108,10 +112,11 @@ evaluation: {resamples: 100}
 
 
 class TogetherByRuns(LoadFileScheduling):
-    """A file's tests run in one process; so do all those that look at the same few runs, which are dear to make."""
+    """A file's tests run in one process; so do all those that look at the same few runs or servers, which are dear to make."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return RUNS[0] if nodeid.startswith(RUNS) else super()._split_scope(nodeid)
+        together = next((places for places in (RUNS, SERVERS) if nodeid.startswith(places)), None)
+        return together[0] if together else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherByRuns:
@@ -120,7 +125,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherByRu
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first, so that no process is left alone with it at the end."""
-    order = [RUNS, "tests/faults/"]
+    order = [RUNS, SERVERS, ("tests/faults/",)]
     items.sort(key=lambda item: next((i for i, place in enumerate(order) if item.nodeid.startswith(place)), len(order)))
 
 
@@ -442,3 +447,74 @@ def second_run(
     """The first run's recipe once more, with the replicas before and after."""
     before = replicas(first_run.home)
     return commands("run", first_run.recipe, "--json", home=first_run.home), before, replicas(first_run.home)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """PostgreSQL, MLflow with names and passwords, Prefect likewise, and a worker; one set for all tests that ask for it."""
+    if lacking := missing():
+        text = f"not installed: {', '.join(lacking)} (.ci/run installs them)"
+        if os.environ.get("FUSELINE_REQUIRE_SERVICES"):
+            pytest.fail(text)
+        pytest.skip(text)
+    users = {"mlflow": PLANTED["MLFLOW_DB_PASSWORD"], "prefect": PLANTED["PREFECT_DB_PASSWORD"]}
+    with postgresql(users) as port:
+        made = Servers(tmp_path_factory.mktemp("servers"), port)
+        try:
+            made.start()
+            yield made
+        finally:
+            if made.process is not None and made.process.poll() is None:
+                made.stop()
+            assert made.left() == []
+
+
+NIGHT = """
+name: night
+data:
+  source: {csv: {path: table.csv}}
+  split: {rule: stratified, fusion: 0.15, calibration: 0.15, test: 0.4}
+targets:
+  kind: {kind: classification}
+members:
+  - {name: north, architecture: {mlp: {hidden: [8]}}, epochs: EPOCHS, batch_size: 32, early_stopping: null}
+  - {name: south, architecture: {mlp: {hidden: [4]}}, epochs: EPOCHS, batch_size: 32, early_stopping: null}
+fusion: {rules: [mean]}
+evaluation: {resamples: 100}
+"""
+
+
+@pytest.fixture(scope="session")
+def night_recipe(servers: Servers) -> Callable[..., Path]:
+    """Write the recipe of the nights; with one epoch the ensemble is little better than chance."""
+
+    def write(name: str, epochs: int = 1, seed: int = 0) -> Path:
+        rate = 0.0001 if epochs == 1 else 0.03
+        text = NIGHT.replace("EPOCHS", f"{epochs}, optimizer: {{adamw: {{lr: {rate}}}}}") + f"seed: {seed}\n"
+        (servers.folder / name).write_text(text)
+        return servers.folder / name
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def night(servers: Servers, night_recipe: Callable[..., Path]) -> Any:
+    """The first night, which came by its schedule: Prefect's record of its run."""
+    random = np.random.default_rng(3)
+    kinds = np.arange(780) % 3
+    values = random.normal(size=(780, 4)) + 2.5 * np.eye(4)[kinds]
+    table = pd.DataFrame(values, columns=list("pqrs")).assign(kind=np.array(list("xyz"))[kinds])
+    table[:720].to_csv(servers.folder / "table.csv", index=False)
+    table[720:].to_csv(servers.folder / "labelled.csv", index=False)
+    table[720:].drop(columns="kind").to_csv(servers.folder / "new.csv", index=False)
+    table[:360].assign(p=table.p + 9).to_csv(servers.folder / "moved.csv", index=False)
+    recipe = night_recipe("night.yaml")
+    servers.told("deploy", recipe, "--cron", "* * * * *", "--retrain-on-drift")
+    run = servers_until(
+        lambda: next((r for r in servers.flow_runs("train/night") if r.state.is_running() or r.state.is_final()), None),
+        "the schedule has started a run",
+    )
+    servers.told("deploy", recipe, "--retrain-on-drift")  # without a schedule: one night is enough
+    with servers.prefect_client() as client:
+        servers_until(lambda: client.read_flow_run(run.id).state.is_final(), "the night is over")
+        return client.read_flow_run(run.id)

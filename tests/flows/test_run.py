@@ -27,10 +27,10 @@ METRICS = [
     "ece",
 ]
 VALUES = ["rmse", "mae", "r2", "nll", "crps", "coverage_90"]
-STAGES = {"plan", "track", "train", "bank", "fuse", "evaluate", "package", "register"}
+STAGES = {"plan", "track", "train", "bank", "fuse", "evaluate", "package", "register", "promote"}
 COUNTS = ("trained", "reused", "failed", "refused")
-ENTRIES = ("plan", "report")
-KEYS = {"run_id", "recipe", "members", "candidates", "best", "registered", "tracking", "timing", *COUNTS, *ENTRIES}
+OUTCOMES = ("promotion", "promotion_reason", "plan", "report")
+KEYS = {"run_id", "recipe", "members", "candidates", "best", "registered", "tracking", "timing", *COUNTS, *OUTCOMES}
 
 
 def of_home(home: Path) -> list[psutil.Process]:

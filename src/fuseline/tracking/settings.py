@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from fuseline.component import Part, explain
 from fuseline.errors import UserError
-from fuseline.store import home
 from fuseline.terms import Name
+from fuseline.tracking.addresses import anonymous, filled, holds_password
 from fuseline.yaml12 import parse
 
 FILE = Path("mlflow.yml")
+LOCAL = "sqlite:///${FUSELINE_HOME}/mlflow.db"
 
 
 class Server(Part):
-    """The addresses of MLflow's tracking store and registry."""
+    """The addresses of MLflow's tracking store and registry, and the database of the server that ``fuseline up`` starts."""
 
-    mlflow_tracking_uri: str = "sqlite:///${FUSELINE_HOME}/mlflow.db"
+    mlflow_tracking_uri: str = LOCAL
     mlflow_registry_uri: str | None = None
+    backend_store_uri: str = LOCAL
 
 
 class Experiment(Part):
@@ -42,10 +43,17 @@ class Tracking(Part):
 
 
 class Ui(Part):
-    """Where ``fuseline ui`` shows MLflow's pages."""
+    """Where ``fuseline ui`` and ``fuseline up`` show MLflow's pages; ``up`` shows Prefect's at the same host."""
 
     host: str = "127.0.0.1"
     port: int = Field(5000, ge=1, le=65535)
+
+
+class Prefect(Part):
+    """The server of Prefect that ``fuseline up`` starts."""
+
+    port: int = Field(4200, ge=1, le=65535)
+    database_uri: str = "sqlite:///${FUSELINE_HOME}/prefect.db"
 
 
 class Signing(Part):
@@ -64,6 +72,7 @@ class Settings(Part):
     server: Server = Server()
     tracking: Tracking = Tracking()
     ui: Ui = Ui()
+    prefect: Prefect = Prefect()
     signing: Signing = Signing()
 
     @property
@@ -88,17 +97,20 @@ def load_settings(file: Path = FILE) -> Settings:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{file}: {explain(error)}") from None
-    server = Server(
-        mlflow_tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or _filled(settings.server.mlflow_tracking_uri),
-        mlflow_registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or settings.server.mlflow_registry_uri,
-    )
-    tracking = Tracking(experiment=settings.tracking.experiment, artifact_location=_filled(settings.tracking.artifact_location))
+    for field, text in _addresses(settings).items():
+        if holds_password(text or ""):
+            raise UserError(f"{file}: {field}: a password stands there; write ${{NAME}} for it and give it in the environment.")
+    tracking = os.environ.get("MLFLOW_TRACKING_URI") or filled(settings.server.mlflow_tracking_uri)
+    registry = os.environ.get("MLFLOW_REGISTRY_URI") or filled(settings.server.mlflow_registry_uri or "")
+    addresses = {"mlflow_tracking_uri": anonymous(tracking), "mlflow_registry_uri": anonymous(registry) or None}
+    server = settings.server.model_copy(update=addresses)
+    place = settings.tracking.model_copy(update={"artifact_location": filled(settings.tracking.artifact_location)})
     its = settings.signing
     signing = Signing(
         private_key=None if its.private_key is None else _beside(file, its.private_key),
         public_keys=tuple(_beside(file, key) for key in its.public_keys),
     )
-    return settings.model_copy(update={"server": server, "tracking": tracking, "signing": signing})
+    return settings.model_copy(update={"server": server, "tracking": place, "signing": signing})
 
 
 def check_signing(signing: Signing) -> None:
@@ -115,8 +127,13 @@ def check_signing(signing: Signing) -> None:
 
 
 def _beside(file: Path, name: str) -> str:
-    return str((file.parent / Path(_filled(name)).expanduser()).absolute())
+    return str((file.parent / Path(filled(name)).expanduser()).absolute())
 
 
-def _filled(text: str) -> str:
-    return Template(text).safe_substitute(FUSELINE_HOME=str(home()))
+def _addresses(settings: Settings) -> dict[str, str | None]:
+    return {
+        "server.mlflow_tracking_uri": settings.server.mlflow_tracking_uri,
+        "server.mlflow_registry_uri": settings.server.mlflow_registry_uri,
+        "server.backend_store_uri": settings.server.backend_store_uri,
+        "prefect.database_uri": settings.prefect.database_uri,
+    }
