@@ -61,7 +61,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
             with stages("package"):
                 packaged = package(plan, bank, fused)
             with stages("register"):
-                register_version(plan, run, report, packaged)
+                unmet = register_version(plan, run, report, packaged)
             with stages("track"):
                 track_scores(run, report, children)
                 track_fusions(plan, run, report)
@@ -71,7 +71,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
                 result = summary.assemble(recipe.name, results, read_json(report.folder / "report.json"))
                 result |= {"promotion": promotion.state, "promotion_reason": promotion.why}
                 if len(members) == len(results):  # those that failed are tried again
-                    remember_run(recipe, plan, members, bank, fused, report, packaged)
+                    remember_run(recipe, plan, members, bank, fused, report, packaged, unmet)
                 made = [bank, *fused, report, packaged]
                 finish_run(plan, run, members, report, made, {**result, "timing": stages.seconds})
         except BaseException as error:

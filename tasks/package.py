@@ -26,9 +26,9 @@ def package(record: PlanRecord, bank: StageRecord, fused: list[StageRecord]) -> 
 @task(name="register", cache_policy=NO_CACHE, persist_result=False)
 def register_version(
     record: PlanRecord, run: RunRecord, report: StageRecord, packaged: StageRecord, unmet: Sequence[str] | None = None
-) -> None:
+) -> list[str]:
     """Ask for a version in the registry; see :func:`fuseline.tracking.registry.register`. ``unmet`` are the floors that it does
-    not clear, where that is known."""
+    not clear, where that is known; they are returned."""
     plan = Planned.open(record.folder)
     numbers = finite(read_json(report.folder / "report.json"))
     tags = {
@@ -47,3 +47,4 @@ def register_version(
         tags=tags,
     )
     opened(run.run_id).tell(run.run_id, label=f"register {packaged.folder.name}", version=version)
+    return list(unmet)
