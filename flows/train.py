@@ -19,7 +19,7 @@ from tasks.evaluation import judge
 from tasks.fusion import fuse
 from tasks.lineage import remember_run
 from tasks.members import stop, train_member
-from tasks.package import package, register_version
+from tasks.package import package, register_version, unmet_floors
 from tasks.plan import plan_run
 from tasks.promotion import promote_trained
 from tasks.records import FailedMember, MemberRecord, PlanRecord
@@ -61,9 +61,10 @@ def train(recipe: Recipe, register: bool = True) -> dict[str, Any]:
                 report = judge(plan, bank, fused)
             with stages("package"):
                 packaged = package(plan, bank, fused)
-            if register:
-                with stages("register"):
-                    register_version(plan, run, report, packaged)
+            with stages("register"):
+                unmet = unmet_floors(plan, report)
+                if register:
+                    register_version(plan, run, report, packaged, unmet)
             with stages("track"):
                 track_scores(run, report, children)
                 track_fusions(plan, run, report)
@@ -73,7 +74,7 @@ def train(recipe: Recipe, register: bool = True) -> dict[str, Any]:
                 result = summary.assemble(recipe.name, results, read_json(report.folder / "report.json"))
                 result |= {"promotion": promotion.state, "promotion_reason": promotion.why}
                 if len(members) == len(results):  # those that failed are tried again
-                    remember_run(recipe, plan, members, bank, fused, report, packaged)
+                    remember_run(recipe, plan, members, bank, fused, report, packaged, unmet)
                 made = [bank, *fused, report, packaged]
                 finish_run(plan, run, members, report, made, {**result, "timing": stages.seconds})
         except BaseException as error:

@@ -9,8 +9,7 @@ from prefect.states import Completed
 from fuseline.lineage import Lineage, remember
 from fuseline.planned import Planned
 from fuseline.recipe import Recipe
-from fuseline.report.summary import below_floor, finite
-from fuseline.store import Store, read_json
+from fuseline.store import Store
 from tasks.records import MemberRecord, PlanRecord, StageRecord
 
 
@@ -43,6 +42,7 @@ def remember_run(
     fused: list[StageRecord],
     report: StageRecord,
     packaged: StageRecord,
+    unmet: list[str],
 ) -> None:
     """Keep what this run is made of; see :func:`fuseline.lineage.recall`."""
     lineage = Lineage(
@@ -54,6 +54,6 @@ def remember_run(
         fused={target: stage.folder.name for target, stage in zip(plan.targets, fused, strict=True)},
         report=report.folder.name,
         package=packaged.folder.name,
-        unmet=below_floor(finite(read_json(report.folder / "report.json")), recipe.registry.floors),
+        unmet=unmet,
     )
     remember(recipe, Store(), lineage)

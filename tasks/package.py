@@ -23,12 +23,17 @@ def package(record: PlanRecord, bank: StageRecord, fused: list[StageRecord]) -> 
     return StageRecord(*apart("fuseline.stages:package", record.folder, bank.folder, [part.folder for part in fused]))
 
 
+def unmet_floors(record: PlanRecord, report: StageRecord) -> list[str]:
+    """The floors of the recipe that the report does not clear."""
+    floors = Planned.open(record.folder).recipe.registry.floors
+    return list(apart("fuseline.stages:unmet", report.folder, floors))
+
+
 @task(name="register", cache_policy=NO_CACHE, persist_result=False)
 def register_version(
-    record: PlanRecord, run: RunRecord, report: StageRecord, packaged: StageRecord, unmet: Sequence[str] | None = None
+    record: PlanRecord, run: RunRecord, report: StageRecord, packaged: StageRecord, unmet: Sequence[str]
 ) -> None:
-    """Ask for a version in the registry; see :func:`fuseline.tracking.registry.register`. ``unmet`` are the floors that it does
-    not clear, where that is known."""
+    """Ask for a version in the registry; see :func:`fuseline.tracking.registry.register`."""
     plan = Planned.open(record.folder)
     numbers = finite(read_json(report.folder / "report.json"))
     tags = {
@@ -37,8 +42,6 @@ def register_version(
         for name, score in winner(numbers, target)["metrics"].items()
         if score["value"] is not None
     }
-    if unmet is None:
-        unmet = apart("fuseline.stages:unmet", report.folder, plan.recipe.registry.floors)
     tags |= {"recipe": run.recipe, "floors": "; ".join(unmet) or "cleared", PLAN: record.key}
     version = Version(
         name=plan.recipe.registered_name,

@@ -12,7 +12,7 @@ from fuseline.report.summary import winner
 from fuseline.store import read_json
 from fuseline.tracking.spool import opened, read
 from tasks import package as package_tasks
-from tasks.package import package, register_version
+from tasks.package import package, register_version, unmet_floors
 from tasks.records import StageRecord
 
 
@@ -27,7 +27,7 @@ def registered(stages: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(package_tasks.Planned, "open", lambda folder: changed)
         spool = opened(stages.run.run_id)
         monkeypatch.setattr(spool, "_labels", set())
-        register_version.fn(stages.plan, stages.run, report, stages.package)
+        register_version.fn(stages.plan, stages.run, report, stages.package, unmet_floors(stages.plan, report))
         *_, (said, _) = read(spool.folder)
         assert said is not None
         assert said.run == stages.run.run_id
