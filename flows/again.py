@@ -19,7 +19,7 @@ from tasks.tracking import delivered, fail_run, finish_run, start_run, track_fus
 
 
 @flow(name="train", flow_run_name="{recipe.name}", persist_result=False)
-def train_again(recipe: Recipe, lineage: Lineage, register: bool = True) -> dict[str, Any]:
+def train_again(recipe: Recipe, lineage: Lineage, add_version: bool = True) -> dict[str, Any]:
     """Find every stage in the store, register and track; nothing is computed, and torch is not loaded. Returns the run's summary
     as :func:`flows.train.train` does."""
     stages = Stages()
@@ -42,14 +42,14 @@ def train_again(recipe: Recipe, lineage: Lineage, register: bool = True) -> dict
                 report = find_stage("report", lineage.report).result()
             with stages("package"):
                 packaged = find_stage("package", lineage.package).result()
-            if register:
+            if add_version:
                 with stages("register"):
                     register_version(plan, run, report, packaged, lineage.unmet)
             with stages("track"):
                 track_scores(run, report, children)
                 track_fusions(plan, run, report)
             with stages("promote"):
-                promotion = promote_trained(plan, run, register)
+                promotion = promote_trained(plan, run, add_version)
             with stages("track"):
                 result = summary.assemble(recipe.name, members, read_json(report.folder / "report.json"))
                 result |= {"promotion": promotion.state, "promotion_reason": promotion.why}

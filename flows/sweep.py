@@ -20,7 +20,7 @@ from tasks.tracking import delivered, fail_run
 
 
 @flow(name="sweep", flow_run_name="sweep {recipes[0].name}", persist_result=False)
-def sweep(recipes: list[Recipe], grid: dict[str, list[Any]] | None = None, register: bool = True) -> dict[str, Any]:
+def sweep(recipes: list[Recipe], grid: dict[str, list[Any]] | None = None, add_version: bool = True) -> dict[str, Any]:
     """Train every candidate, one after the other, compare them, and register the one that is chosen; returns the leaderboard.
 
     All candidates are checked before any is trained; one that fails later is listed with its reason. Candidates are told apart
@@ -30,7 +30,7 @@ def sweep(recipes: list[Recipe], grid: dict[str, list[Any]] | None = None, regis
     Args:
         recipes: at least one.
         grid: for each path into a recipe the values to be tried: ``{"members.0.epochs": [10, 30]}``.
-        register: whether the chosen one becomes a version in the registry.
+        add_version: whether the chosen one becomes a version in the registry.
     """
     stages, wanted = Stages(), expanded(recipes, grid or {})
     with stages("check"):
@@ -44,7 +44,7 @@ def sweep(recipes: list[Recipe], grid: dict[str, list[Any]] | None = None, regis
                 boards = compare(done) if done else None
             tables = [] if boards is None else read_json(boards.folder / "leaderboards.json")
             result = _summary(wanted, done, failed, tables)
-            if register and result["chosen"] is not None:
+            if add_version and result["chosen"] is not None:
                 with stages("register"):
                     result["registered"] = _registered(wanted[result["chosen"]])
             finish_sweep(run, boards, {**result, "timing": stages.seconds})

@@ -33,7 +33,7 @@ PATIENCE = 20.0
 
 
 @flow(name="train", flow_run_name="{recipe.name}", task_runner=SUPERVISORS, persist_result=False)
-def train(recipe: Recipe, register: bool = True) -> dict[str, Any]:
+def train(recipe: Recipe, add_version: bool = True) -> dict[str, Any]:
     """Divide the data, train every member, fuse, judge, package and register; returns the run's summary, with the keys of its
     plan and report."""
     stages = Stages()
@@ -63,13 +63,13 @@ def train(recipe: Recipe, register: bool = True) -> dict[str, Any]:
                 packaged = package(plan, bank, fused)
             with stages("register"):
                 unmet = unmet_floors(plan, report)
-                if register:
+                if add_version:
                     register_version(plan, run, report, packaged, unmet)
             with stages("track"):
                 track_scores(run, report, children)
                 track_fusions(plan, run, report)
             with stages("promote"):
-                promotion = promote_trained(plan, run, register)
+                promotion = promote_trained(plan, run, add_version)
             with stages("track"):
                 result = summary.assemble(recipe.name, results, read_json(report.folder / "report.json"))
                 result |= {"promotion": promotion.state, "promotion_reason": promotion.why}

@@ -196,8 +196,8 @@ def _leaderboard(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def fail_run(record: PlanRecord | RunRecord, reason: str, status: Status = "FAILED") -> None:
-    """A run, known by its plan if need be, ends as failed or killed, and says why, if it has begun and not ended before; MLflow is
-    told."""
+    """A run, known by its plan if need be, ends as failed or killed, and says why, if it has begun and not ended before; MLflow
+    is told."""
     spool = held_of(record.key) if isinstance(record, PlanRecord) else opened(record.run_id)
     if spool is None:
         return

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fuseline.bank import Bank, BankedMember, build_bank
-from fuseline.component import Component
 from fuseline.errors import DataError
 from fuseline.evaluation.report import evaluate
 from fuseline.footprint import require_room

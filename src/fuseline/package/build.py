@@ -64,9 +64,9 @@ REQUIREMENTS = (
 def build_package(store: Store, plan: Plan, bank: Bank, fused: Sequence[FusedTarget]) -> tuple[Path, bool]:
     """The package's folder in the store, and whether it was there already.
 
-    Its key is the hash of all that the package does: members, combiners, calibration and the code that runs them; of the rows that
-    they were fitted on; and of the test rows that it keeps counts of. Which rules were compared, or what the recipe is called,
-    does not count: the same ensemble is the same package.
+    Its key is the hash of all that the package does: members, combiners, calibration and the code that runs them; of the rows
+    that they were fitted on; and of the test rows that it keeps counts of. Which rules were compared, or what the recipe is
+    called, does not count: the same ensemble is the same package.
     """
     kept = used(fused, len(bank.members))
     names = [bank.members[m] for m in kept]

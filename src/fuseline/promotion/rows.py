@@ -42,7 +42,7 @@ def among(fitted: Hashes, *hashes: Hashes) -> NDArray[np.bool_]:
     if not len(fitted):
         return np.zeros(len(hashes[0]), bool)
     places = [np.minimum(np.searchsorted(fitted, some), len(fitted) - 1) for some in hashes]
-    return np.any([fitted[place] == some for place, some in zip(places, hashes, strict=True)], axis=0)
+    return np.asarray(np.any([fitted[place] == some for place, some in zip(places, hashes, strict=True)], axis=0))
 
 
 def sketch(content: Hashes) -> list[str]:
