@@ -21,9 +21,7 @@ def main() -> None:
     except SystemExit as end:
         if isinstance(end.code, str):
             raise
-        for thread in threading.enumerate():
-            if not thread.daemon and thread is not threading.current_thread():
-                thread.join()
+        threading._shutdown()  # type: ignore[attr-defined]  # as Python itself: idle threads of pools end, others are waited for
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
