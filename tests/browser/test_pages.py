@@ -86,7 +86,7 @@ def test_mlflow_shows_a_runs_pictures(mlflow: Any, parent: Any, servers: Servers
 def test_mlflow_shows_the_model_with_its_aliases(mlflow: Any, night: Any, servers: Servers) -> None:
     mlflow.goto(f"{servers.mlflow}/#/models/night")
     mlflow.get_by_text(re.compile("champion")).first.wait_for()
-    assert mlflow.get_by_text("Version 1").first.is_visible()
+    mlflow.get_by_text("Version 1", exact=True).locator("visible=true").first.wait_for()
     shoot(mlflow, "mlflow-model")
 
 
