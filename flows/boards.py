@@ -65,14 +65,12 @@ def _show_ending(summary: Mapping[str, Any], console: Console) -> None:
 
 
 def show_history(events: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """One line per event, the newest first."""
-    table = Table()
-    for column in ("when", "event", "version", "from", "to", "verdict", "who", "why"):
-        table.add_column(column, no_wrap=column in ("when", "event"))
+    """Two lines per event, the newest first: what happened to whom, and why; sentences are not cut to fit into a column."""
     for its in events:
-        names = (str(its[part] or "–") for part in ("challenger", "from", "to"))
-        table.add_row(its["when"], its["event"], *names, its["verdict"], its["who"], its["why"])
-    console.print(table)
+        champions = f"champion {its['from'] or '–'} → {its['to'] or '–'}"
+        happened = f"{its['when']}  version {its['challenger']} {its['event']}  {champions}  {its['verdict']}  {its['who']}"
+        console.print(happened, style="bold", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"    {its['why']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def show_mended(mended: Mapping[str, Any], console: Console) -> None:
