@@ -45,7 +45,8 @@ FUSELINE = Path(sys.executable).with_name("fuseline")
 torch.set_num_threads(1)  # tests run side by side, and their tensors are small
 threadpoolctl.threadpool_limits(1)
 
-RUNS = ("tests/flows/", "tests/security/test_package.py")
+RUNS = tuple(f"tests/flows/test_{name}.py" for name in ("tracking", "run", "room", "package", "use", "evaluate", "promotion"))
+RUNS += ("tests/security/test_package.py",)
 SERVERS = ("tests/life/", "tests/browser/", "tests/security/test_servers.py", "tests/security/test_secrets.py")
 
 WINE = """
@@ -124,8 +125,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherByRu
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first, so that no process is left alone with it at the end."""
-    order = [RUNS, SERVERS, ("tests/faults/",)]
+    """What takes longest comes first, so that no process is left alone with it at the end; of the tests that look at the same
+    runs, those that add to a home come last."""
+    order = [*RUNS, *SERVERS, "tests/flows/", "tests/faults/"]
     items.sort(key=lambda item: next((i for i, place in enumerate(order) if item.nodeid.startswith(place)), len(order)))
 
 
