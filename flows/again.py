@@ -53,6 +53,7 @@ def train_again(recipe: Recipe, lineage: Lineage, add_version: bool = True) -> d
             with stages("track"):
                 result = summary.assemble(recipe.name, members, read_json(report.folder / "report.json"))
                 result |= {"promotion": promotion.state, "promotion_reason": promotion.why}
+                result |= {"plan": plan.key, "report": report.folder.name}
                 made = [bank, *fused, report, packaged]
                 finish_run(plan, run, members, report, made, {**result, "timing": stages.seconds})
         except BaseException as error:
@@ -61,4 +62,4 @@ def train_again(recipe: Recipe, lineage: Lineage, add_version: bool = True) -> d
     with stages("track"):
         told = delivered(run)
     known = summary.tracked(result, told.run_id, told.registered, bool(told.waiting), told.refused)
-    return {**known, "timing": stages.seconds, "plan": plan.key, "report": report.folder.name}
+    return {**known, "timing": stages.seconds}

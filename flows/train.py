@@ -73,6 +73,7 @@ def train(recipe: Recipe, add_version: bool = True) -> dict[str, Any]:
             with stages("track"):
                 result = summary.assemble(recipe.name, results, read_json(report.folder / "report.json"))
                 result |= {"promotion": promotion.state, "promotion_reason": promotion.why}
+                result |= {"plan": plan.key, "report": report.folder.name}
                 if len(members) == len(results):  # those that failed are tried again
                     remember_run(recipe, plan, members, bank, fused, report, packaged, unmet)
                 made = [bank, *fused, report, packaged]
@@ -84,7 +85,7 @@ def train(recipe: Recipe, add_version: bool = True) -> dict[str, Any]:
     with stages("track"):
         told = delivered(run)
     known = summary.tracked(result, told.run_id, told.registered, bool(told.waiting), told.refused)
-    return {**known, "timing": stages.seconds, "plan": plan.key, "report": report.folder.name}
+    return {**known, "timing": stages.seconds}
 
 
 def submitted(plan: PlanRecord) -> dict[str, Any]:

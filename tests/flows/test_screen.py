@@ -16,6 +16,8 @@ from flows.shell import warnings_shown
 
 SCORE = {"accuracy": {"value": 0.9, "low": None, "high": None}}
 SUMMARY: dict[str, Any] = {
+    "promotion": "promoted",
+    "promotion_reason": "It is the first version.",
     "run_id": "r1",
     "recipe": "tea",
     "members": [
