@@ -1,4 +1,4 @@
-"""MLflow's client for what is there already: asking never makes a new, empty database."""
+"""MLflow's client for what is there already, since asking never makes a new, empty database; and how one is made."""
 
 from __future__ import annotations
 
@@ -19,6 +19,19 @@ def missing_database(settings: Settings) -> Path | None:
     uri = settings.server.mlflow_tracking_uri
     database = Path(uri.removeprefix(SQLITE).partition("?")[0])
     return database if uri.startswith(SQLITE) and not database.is_file() else None
+
+
+def make_database(settings: Settings) -> None:
+    """Make the local database, if it is not there. It is made beside its place and renamed, for MLflow never opens one in which a
+    process was killed between two tables."""
+    if (database := missing_database(settings)) is None:
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = database.with_name(f".{database.name}.unfinished")
+    for left in database.parent.glob(f"{unfinished.name}*"):
+        left.unlink()
+    MlflowClient(f"{SQLITE}{unfinished}", f"{SQLITE}{unfinished}")
+    unfinished.replace(database)
 
 
 def connected(settings: Settings) -> MlflowClient:

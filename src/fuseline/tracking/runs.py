@@ -19,6 +19,7 @@ from mlflow.types import ColSpec, DataType, Schema
 
 from fuseline.errors import ProcessDied, UserError
 from fuseline.store import locked
+from fuseline.tracking.client import make_database
 from fuseline.tracking.records import NONE, Data, Point, Start
 from fuseline.tracking.settings import Settings
 from fuseline.tracking.tags import ID, KEY, KIND
@@ -43,6 +44,7 @@ class Tracker:
         server = settings.server
         with locked(home / "locks" / "tracking.lock"), warnings.catch_warnings():  # one process alone makes a new database
             warnings.simplefilter("ignore", DeprecationWarning)  # SQLAlchemy has some for mlflow's tables when they are imported
+            make_database(settings)
             self.client = MlflowClient(server.mlflow_tracking_uri, server.mlflow_registry_uri)
             self.experiment = self._experiment(settings, settings.tracking.experiment.name or experiment)
 
