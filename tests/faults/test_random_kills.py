@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from fuseline.store import sha256_of
 from tests.faults.harness import EPOCHS, EVERY_STEP, MEMBERS, Site, steps, until
@@ -83,6 +85,7 @@ def is_over(site: Site) -> bool:
     return True
 
 
+@pytest.mark.skipif("FUSELINE_RANDOM_KILLS" not in os.environ, reason="takes minutes; set FUSELINE_RANDOM_KILLS=1 to run it")
 def test_random_kills(sites: Callable[[str], Site], undisturbed: Site) -> None:
     random, killed, site = np.random.default_rng(20), Counter[str](), sites("killed")
     while stage := wanted(killed):
