@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from fuseline.errors import UserError
-from fuseline.tracking import named as module
 from fuseline.tracking.named import named_entries
 from fuseline.tracking.settings import Server, Settings
 from fuseline.tracking.spool import spooled_entries
@@ -74,7 +73,7 @@ def test_all_pages_are_read(client: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     for number in range(5):
         run(client, client.create_experiment(f"experiment {number}"), f"{number}")
         run(client, "0", f"more {number}")
-    monkeypatch.setattr(module, "MlflowClient", Small)
+    monkeypatch.setattr("fuseline.tracking.client.MlflowClient", Small)
     expected = {("plan", name) for number in range(5) for name in (f"{number}", f"more {number}")}
     assert named_entries(at(client.tracking_uri)) == expected
 
