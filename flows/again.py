@@ -57,7 +57,7 @@ def train_again(recipe: Recipe, lineage: Lineage, add_version: bool = True) -> d
                 made = [bank, *fused, report, packaged]
                 finish_run(plan, run, members, report, made, {**result, "timing": stages.seconds})
         except BaseException as error:
-            fail_run(plan, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
+            fail_run(plan, error)
             raise
     with stages("track"):
         told = delivered(run)

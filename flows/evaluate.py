@@ -40,7 +40,7 @@ def evaluate(model: str, data: Path, overrides: list[str] | None = None) -> dict
             with stages("track"):
                 finish_assessment(run, made, report, result)
         except BaseException as error:
-            fail_run(run, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
+            fail_run(run, error)
             raise
     with stages("track"):
         told = delivered(run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +25,6 @@ def evaluate(model: Model, data: NewRows, overrides: Overrides = None, as_json: 
             from flows.running import attended, without_collector
             from fuseline.apart import warm
 
-            os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
             warm()
             with without_collector():
                 from flows.evaluate import evaluate as flow

@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from flows.server import said_at
 from flows.worker import POOL
 
 PATIENCE = 300.0
@@ -27,27 +26,20 @@ def wait_until_all_answer(clients: Mapping[str, str], names: Sequence[str], pati
 
 
 def _mlflow(clients: Mapping[str, str]) -> bool:
-    return _get(f"{clients['MLFLOW_TRACKING_URI']}/health") is not None
+    return said_at(f"{clients['MLFLOW_TRACKING_URI']}/health") is not None
 
 
 def _prefect(clients: Mapping[str, str]) -> bool:
-    return _get(f"{clients['PREFECT_API_URL']}/health") is not None
+    return said_at(f"{clients['PREFECT_API_URL']}/health") is not None
 
 
 def _worker(clients: Mapping[str, str]) -> bool:
     """Whether the work pool has a worker: Prefect calls it ready then."""
-    text = _get(f"{clients['PREFECT_API_URL']}/work_pools/{POOL}", clients.get("PREFECT_API_AUTH_STRING"))
+    who = clients.get("PREFECT_API_AUTH_STRING")
+    asking = {} if who is None else {"Authorization": "Basic " + base64.b64encode(who.encode()).decode()}
+    text = said_at(f"{clients['PREFECT_API_URL']}/work_pools/{POOL}", asking)
     pool: dict[str, Any] = json.loads(text) if text is not None else {}
     return pool.get("status") == "READY"
 
 
 CHECKS: dict[str, Callable[[Mapping[str, str]], bool]] = {"mlflow": _mlflow, "prefect": _prefect, "worker": _worker}
-
-
-def _get(address: str, who: str | None = None) -> str | None:
-    headers = {} if who is None else {"Authorization": "Basic " + base64.b64encode(who.encode()).decode()}
-    try:
-        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=5) as answer:  # noqa: S310
-            return str(answer.read().decode())
-    except (urllib.error.URLError, OSError):
-        return None

@@ -34,7 +34,7 @@ def predict(model: str, data: str, out: str, rejects: str = "") -> dict[str, Any
             seconds = round(time.perf_counter() - started, 3)
             finish_prediction(run, done, seconds)
         except BaseException as error:
-            fail_run(run, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
+            fail_run(run, error)
             raise
     told = delivered(run)
     return {
@@ -49,5 +49,5 @@ def predict(model: str, data: str, out: str, rejects: str = "") -> dict[str, Any
         "parts_reused": done.reused,
         "seconds": seconds,
         "run_id": told.run_id,
-        "waiting": bool(told.waiting),
+        "tracking": "waiting" if told.waiting else "delivered",
     }

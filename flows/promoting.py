@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -15,7 +14,6 @@ from fuseline.tracking.settings import load_settings
 
 def run_promote(name: str, version: int, force: bool, reason: str | None, address: str) -> Outcome:
     """What became of a version, once Prefect's server at an address is up; raises what the flow raised."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with without_collector():
         from flows.mending import owned
         from flows.promote import promote, refuse_without_reason

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,6 @@ MENDING = 5.0
 
 def run_train(recipe: Recipe, address: str, console: Console) -> dict[str, Any]:
     """Run the training flow, once Prefect's server at an address is up; raises what the flow raised."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     with without_collector():  # all that takes time goes here: the server starts meanwhile
         job = _prepare(recipe, console)
         import flows.mending  # noqa: F401

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -11,10 +10,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
+from flows.parent import die_with_parent
 from fuseline.errors import FuselineError
 from fuseline.store import home
 
@@ -34,6 +34,7 @@ def prefect_server() -> Iterator[str]:
 
     The server is started at once and waited for at the end of :func:`wait_until_up`, so that other work can go on meanwhile.
     """
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the screen is for what a command says itself
     configured = os.environ.get("PREFECT_API_URL")
     if configured:
         yield configured
@@ -80,13 +81,19 @@ def wait_until_up(address: str, patience: float = PATIENCE) -> None:
     """
     end = time.monotonic() + patience
     while time.monotonic() < end:
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:  # noqa: S310
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)
+        if said_at(f"{address}/health") is not None:
+            return
+        time.sleep(0.05)
     raise FuselineError(f"Prefect's server at {address} does not answer; its messages are in {home() / 'prefect-server.log'}.")
+
+
+def said_at(address: str, headers: Mapping[str, str] | None = None) -> str | None:
+    """What a server says at an address; None if it does not answer, or not well."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=dict(headers or {})), timeout=5) as answer:  # noqa: S310
+            return str(answer.read().decode())
+    except (urllib.error.URLError, OSError):
+        return None
 
 
 def _free_port() -> int:
@@ -100,6 +107,6 @@ def _die_with(parent: int) -> None:
     when the parent dies, however it dies."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     signal.signal(END, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(1, END)
+    die_with_parent(END)
     if os.getppid() != parent:  # it died before that
         os._exit(1)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 
+from flows.parent import die_with_parent
+from flows.server import said_at
 from fuseline.errors import FuselineError
 from fuseline.tracking.settings import load_settings
 from fuseline.tracking.versions import fetch
@@ -42,7 +41,7 @@ def serve(model: str, port: int, console: Console) -> None:
             env={**os.environ, **ENVIRONMENT, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"},
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for us, and the whole group of it ends with us
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         try:
             _wait_until_up(process, port)
@@ -64,12 +63,8 @@ ENVIRONMENT = {
 def _wait_until_up(process: subprocess.Popen[bytes], port: int) -> None:
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.poll() is None:
-        with (
-            suppress(urllib.error.URLError, OSError),
-            urllib.request.urlopen(f"http://{HOST}:{port}/ping", timeout=5) as answer,
-        ):
-            if answer.status == 200:
-                return
+        if said_at(f"http://{HOST}:{port}/ping") is not None:
+            return
         time.sleep(LOOK)
     raise FuselineError(f"the server on port {port} did not come up; its messages are above, and another port may be free.")
 
@@ -81,8 +76,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when our parent dies, however it dies."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -49,7 +49,7 @@ def sweep(recipes: list[Recipe], grid: dict[str, list[Any]] | None = None, add_v
                     result["registered"] = _registered(wanted[result["chosen"]])
             finish_sweep(run, boards, {**result, "timing": stages.seconds})
         except BaseException as error:
-            fail_run(run, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
+            fail_run(run, error)
             raise
     told = delivered(run)
     return {**result, "run_id": told.run_id, "tracking": "waiting" if told.waiting else "delivered", "timing": stages.seconds}

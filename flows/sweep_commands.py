@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +35,6 @@ def sweep(
             from flows.running import attended, without_collector
             from fuseline.apart import warm
 
-            os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
             warm()
             with without_collector():
                 from flows.sweep import sweep as flow

@@ -80,7 +80,7 @@ def train(recipe: Recipe, add_version: bool = True) -> dict[str, Any]:
                 finish_run(plan, run, members, report, made, {**result, "timing": stages.seconds})
         except BaseException as error:
             stop(plan, PATIENCE)
-            fail_run(plan, str(error) or type(error).__name__, "FAILED" if isinstance(error, Exception) else "KILLED")
+            fail_run(plan, error)
             raise
     with stages("track"):
         told = delivered(run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +30,6 @@ def predict(
             from flows.running import drain, without_collector
             from fuseline.apart import warm
 
-            os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
             warm()
             with without_collector():
                 from flows.predict import predict as flow

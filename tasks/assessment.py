@@ -18,20 +18,19 @@ from fuseline.component import explain
 from fuseline.errors import PackageError
 from fuseline.package.trust import MANIFEST
 from fuseline.recipe import Recipe, overridden
+from fuseline.report.summary import ENDS
 from fuseline.store import content_key, sha256_of
 from fuseline.tracking import tags
-from fuseline.tracking.deliver import deliverer
 from fuseline.tracking.reports import tested
 from fuseline.tracking.settings import load_settings
 from fuseline.tracking.spool import opened
-from fuseline.tracking.spool import start_run as start_spool
 from fuseline.tracking.versions import fetch
+from tasks.artifacts import unhindered
 from tasks.records import RunRecord, StageRecord
+from tasks.tracking import begin_run
 
 DRIFT, REGRESSION = "fuseline.drift", "fuseline.regression"
 """The events that an automation may turn into a message or a training run; the resource is ``fuseline.model.NAME``."""
-
-PARTS = (("value", ""), ("low", "_low"), ("high", "_high"))
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,8 @@ def fetch_version(model: str, folder: Path, overrides: Sequence[str]) -> Version
 def start_assessment(version: VersionRecord, data: Path) -> RunRecord:
     """Begin a run of the kind ``evaluate``, in the experiment of the version's recipe."""
     key = content_key(kind="evaluate", version=version.reference, data=str(data.absolute()))
-    name, said_so = version.recipe.name, {tags.RECIPE: version.recipe.name, tags.VERSION: version.reference}
-    spool = start_spool(key, name, said_so, kind="evaluate", name=f"evaluate {version.reference}")
     said = {"model": version.reference, "data": str(data), "evaluation": version.recipe.evaluation.model_dump(mode="json")}
-    spool.tell(spool.run, label="what", params=said)
-    deliverer().watch(spool)
-    return RunRecord(spool.run, name)
+    return begin_run("evaluate", key, version.recipe.name, version.reference, said, **{tags.VERSION: version.reference})
 
 
 @task(name="assess", cache_policy=NO_CACHE, persist_result=False)
@@ -111,24 +106,15 @@ def finish_assessment(run: RunRecord, made: StageRecord, report: Mapping[str, An
         for name, score in part["metrics"].items():
             for what in ("now", "change"):
                 its = score[what] or {}
-                metrics |= {f"{what}/{target}/{name}{s}": its[p] for p, s in PARTS if its.get(p) is not None}
+                metrics |= {f"{what}/{target}/{name}{s}": its[p] for p, s in ENDS if its.get(p) is not None}
     tests = report["drift"]["tests"]
     for part in report["drift"]["parts"]:
         own = [test for test in tests if test["part"] == part]
         metrics[f"drift/{part}/psi"] = max((test["psi"] for test in own), default=0.0)
         metrics[f"drift/{part}/drifted"] = sum(test["size"] != "stable" for test in own)
-    rows = [
-        {
-            "part": test["part"],
-            "name": test["name"],
-            "test": test["test"],
-            "q": test["q"],
-            "psi": test["psi"],
-            "size": test["size"],
-        }
-        for test in tests[:100]
-    ]
-    create_table_artifact(rows, key="drift", description=f"{run.recipe}: drift from the test rows")
+    rows = [{name: test[name] for name in ("part", "name", "test", "q", "psi", "size")} for test in tests[:100]]
+    with unhindered("the drift"):
+        create_table_artifact(rows, key="drift", description=f"{run.recipe}: drift from the test rows")
     pictures: dict[str, Path | str] = {file.name: file for file in made.folder.glob("*.png")}
     spool.tell(
         run.run_id,

@@ -13,10 +13,10 @@ from fuseline.apart import apart
 from fuseline.package.predicted import Predicted
 from fuseline.store import content_key
 from fuseline.tracking import tags
-from fuseline.tracking.deliver import deliverer, without_secrets
+from fuseline.tracking.deliver import without_secrets
 from fuseline.tracking.spool import opened
-from fuseline.tracking.spool import start_run as start_spool
 from tasks.records import RunRecord
+from tasks.tracking import begin_run
 
 if TYPE_CHECKING:
     from fuseline.tracking.versions import Fetched  # loads MLflow
@@ -37,12 +37,8 @@ def start_prediction(version: Fetched, data: str, out: str, rejects: str) -> Run
     recipe = version.provenance["recipe"]["name"]
     named = f"{version.name}/{version.version}"
     said = {"model": named, "data": data, "out": out, "rejects": rejects}
-    key = content_key(**said)
-    spool = start_spool(key, recipe, {tags.RECIPE: recipe, tags.VERSION: named}, kind="predict", name=f"predict {named}")
-    params = {name: without_secrets(text) for name, text in said.items()}
-    spool.tell(spool.run, label="what", params={**params, "package": version.package.name})
-    deliverer().watch(spool)
-    return RunRecord(spool.run, recipe)
+    params = {name: without_secrets(text) for name, text in said.items()} | {"package": version.package.name}
+    return begin_run("predict", content_key(**said), recipe, named, params, **{tags.VERSION: named})
 
 
 @task(name="predict", cache_policy=NO_CACHE, persist_result=False)

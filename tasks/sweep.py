@@ -13,13 +13,14 @@ from prefect.cache_policies import NO_CACHE
 from fuseline.apart import apart
 from fuseline.errors import RecipeError, UserError
 from fuseline.recipe import Recipe
+from fuseline.report.summary import ENDS
 from fuseline.store import Store, content_key
 from fuseline.tracking import tags
-from fuseline.tracking.deliver import deliverer
 from fuseline.tracking.spool import opened
-from fuseline.tracking.spool import start_run as start_spool
+from tasks.artifacts import unhindered
 from tasks.plan import keep
 from tasks.records import RunRecord, StageRecord
+from tasks.tracking import begin_run
 
 Summary = dict[str, Any]
 
@@ -47,11 +48,8 @@ def start_sweep(candidates: Mapping[str, Recipe]) -> RunRecord:
     """Begin a run of the kind ``sweep``, in the experiment of the first recipe."""
     name = next(iter(candidates.values())).name
     key = content_key(kind="sweep", candidates=candidates)
-    spool = start_spool(key, name, {tags.RECIPE: name}, kind="sweep", name=f"sweep {name}")
     labels = {f"{number:03}": label for number, label in enumerate(candidates, 1)}
-    spool.tell(spool.run, label="candidates", params={"candidate": labels})
-    deliverer().watch(spool)
-    return RunRecord(spool.run, name)
+    return begin_run("sweep", key, name, name, {"candidate": labels})
 
 
 @task(name="compare", cache_policy=NO_CACHE, persist_result=False)
@@ -75,11 +73,12 @@ def finish_sweep(run: RunRecord, boards: StageRecord | None, summary: Summary) -
             f"test/{target}/{name}{end}": score[part]
             for target, its in best["metrics"].items()
             for name, score in its.items()
-            for part, end in (("value", ""), ("low", "_low"), ("high", "_high"))
+            for part, end in ENDS
             if score[part] is not None
         }
         rows = [{"label": its["label"], **_flat(its)} for its in board["candidates"]]
-        create_table_artifact(rows, key="sweep", description=f"{run.recipe}: by cross-fitted loss")
+        with unhindered("the leaderboard"):
+            create_table_artifact(rows, key="sweep", description=f"{run.recipe}: by cross-fitted loss")
     runs = [its["run_id"] for its in summary["candidates"] if its["run_id"]]
     folder = None if boards is None else boards.folder
     pictures: dict[str, Path | str] = {} if folder is None else {file.name: file for file in folder.glob("*.png")}

@@ -20,7 +20,7 @@ from fuseline.errors import FuselineError
 from fuseline.planned import Planned
 from fuseline.recipe import dump_recipe
 from fuseline.report.environment import environment
-from fuseline.report.summary import flat_metrics, winner
+from fuseline.report.summary import ENDS, flat_metrics, winner
 from fuseline.store import Store, code_version, content_key, read_json
 from fuseline.tracking import leftovers, tags
 from fuseline.tracking.deliver import PATIENCE, Told, deliverer, without_secrets
@@ -48,6 +48,14 @@ def start_run(record: PlanRecord) -> RunRecord:
     spool.tell(spool.run, label="recipe", params=recipe.model_dump(mode="json"), data=data)
     deliverer().watch(spool)
     return RunRecord(spool.run, recipe.name)
+
+
+def begin_run(kind: str, key: str, recipe: str, about: str, params: Mapping[str, Any], **said: str) -> RunRecord:
+    """Continue the unfinished run of a kind that is about the same, or start one, in the experiment of a recipe."""
+    spool = start_spool(key, recipe, {tags.RECIPE: recipe, **said}, kind=kind, name=f"{kind} {about}")
+    spool.tell(spool.run, label="what", params=params)
+    deliverer().watch(spool)
+    return RunRecord(spool.run, recipe)
 
 
 @task(name="track the plan", cache_policy=NO_CACHE, persist_result=False)
@@ -157,7 +165,7 @@ def finish_run(
         won = winner(numbers, target)
         flat = flat_metrics(numbers, "candidates", won["name"])
         metrics |= {name: value for name, value in flat.items() if name.startswith(f"test/{target}/")}
-        metrics |= {f"gain/{target}/{n}{s}": g[p] for n, g in won["gain"].items() for p, s in _PARTS}
+        metrics |= {f"gain/{target}/{n}{s}": g[p] for n, g in won["gain"].items() for p, s in ENDS}
         metrics |= {f"uncertainty/{target}/{n}": v for n, v in numbers["targets"][target]["uncertainty"].items()}
         metrics |= {f"diversity/{target}/{n}": v for n, v in numbers["targets"][target]["diversity"]["mean"].items()}
     metrics |= {f"seconds/{stage}": s for stage, s in summary["timing"].items()}
@@ -195,17 +203,18 @@ def _leaderboard(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*rows, *({"target": "", "name": m["name"], "status": f"failed: {m['reason']}"} for m in failed)]
 
 
-def fail_run(record: PlanRecord | RunRecord, reason: str, status: Status = "FAILED") -> None:
-    """A run, known by its plan if need be, ends as failed or killed, and says why, if it has begun and not ended before; MLflow
-    is told."""
+def fail_run(record: PlanRecord | RunRecord, error: BaseException) -> None:
+    """A run, known by its plan if need be, ends as failed or, if it was interrupted, as killed, and says why, if it has begun and
+    not ended before; MLflow is told."""
+    status: Status = "FAILED" if isinstance(error, Exception) else "KILLED"
     spool = held_of(record.key) if isinstance(record, PlanRecord) else opened(record.run_id)
     if spool is None:
         return
     try:
         if spool.is_going:
-            spool.tell(spool.run, tags={tags.REASON: reason}, end=status)
-    except (OSError, FuselineError) as error:  # what ended the run shall be seen, not this
-        logger.warning("the end of the run could not be recorded: %s", error)
+            spool.tell(spool.run, tags={tags.REASON: str(error) or type(error).__name__}, end=status)
+    except (OSError, FuselineError) as ours:  # what ended the run shall be seen, not this
+        logger.warning("the end of the run could not be recorded: %s", ours)
     delivered(RunRecord(spool.run, spool.owner.recipe))
 
 
@@ -247,6 +256,3 @@ def _partition_pictures(record: PlanRecord) -> Path:
     """The pictures of who sees what, drawn once and kept in the store."""
     key = content_key(plan=record.key, code=code_version("report"))
     return Store().make("pictures", key, lambda folder: apart("fuseline.stages:draw_shares", record.folder, folder))[0]
-
-
-_PARTS = (("value", ""), ("low", "_low"), ("high", "_high"))

@@ -63,7 +63,8 @@ def apart(function: str, *args: Any) -> Any:
         done, result = ours.recv()
     except EOFError:
         process.join()
-        raise ProcessDied(f"{function.partition(':')[2]}: {ending(process.exitcode)}.") from None
+        hint = ", as the kernel does when memory runs out" if process.exitcode == -signal.SIGKILL else ""
+        raise ProcessDied(f"{function.partition(':')[2]}: {ending(process.exitcode)}{hint}.") from None
     finally:
         process.kill()
         process.join()
@@ -87,7 +88,7 @@ def ending(code: int | None) -> str:
     """How a process ended that said nothing, by its exit code."""
     if code is not None and code < 0:
         name = next((its.name for its in signal.Signals if its == -code), f"signal {-code}")  # real-time ones have no names
-        return f"its process was killed by {name}" + (", as the kernel does when memory runs out" if name == "SIGKILL" else "")
+        return f"its process was killed by {name}"
     return f"its process ended without a word (code {code})"
 
 

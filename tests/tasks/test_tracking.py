@@ -213,11 +213,11 @@ def test_pictures_are_drawn_once(stages: Any, monkeypatch: pytest.MonkeyPatch) -
     assert len(drawn) == 1
 
 
-@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+@pytest.mark.parametrize(("kind", "status"), [(OSError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_a_run_that_ends_badly_says_why_and_is_let_go_of(
-    another_run: RunRecord, another_plan: PlanRecord, arrived: Callable[..., Any], status: Any
+    another_run: RunRecord, another_plan: PlanRecord, arrived: Callable[..., Any], kind: type[BaseException], status: str
 ) -> None:
-    fail_run(another_plan, "the disk is full", status)
+    fail_run(another_plan, kind("the disk is full"))
     run = arrived(another_run.run_id, None)
     assert (run.info.status, run.data.tags["fuseline.reason"]) == (status, "the disk is full")
     assert another_run.run_id not in held()
@@ -225,7 +225,7 @@ def test_a_run_that_ends_badly_says_why_and_is_let_go_of(
 
 def test_a_run_that_did_not_begin_has_no_end(stages: Any) -> None:
     before = held()
-    fail_run(replace(stages.plan, key="a plan without a run"), "stopped by SIGTERM", "KILLED")
+    fail_run(replace(stages.plan, key="a plan without a run"), KeyboardInterrupt("stopped by SIGTERM"))
     assert held() == before
 
 
@@ -234,7 +234,7 @@ def test_a_run_that_has_ended_does_not_end_again(another_run: RunRecord, another
     spool.tell(spool.run, end="FINISHED")
     ends = []
     spool.told = lambda: ends.append("told")
-    fail_run(another_plan, "Ctrl-C", "KILLED")
+    fail_run(another_plan, KeyboardInterrupt())
     assert spool.ends[spool.run] == "FINISHED"
     assert ends == []
 

@@ -54,7 +54,11 @@ def test_a_process_that_dies_is_told_by_its_end() -> None:
     with pytest.raises(ProcessDied, match=r"^_exit: its process ended without a word \(code 3\)\.$"):
         apart("os:_exit", 3)
     assert ending(-signal.SIGSEGV) == "its process was killed by SIGSEGV"
-    assert ending(-signal.SIGKILL) == "its process was killed by SIGKILL, as the kernel does when memory runs out"
+    assert ending(-signal.SIGKILL) == "its process was killed by SIGKILL"
+    with pytest.raises(
+        ProcessDied, match=r"^raise_signal: its process was killed by SIGKILL, as the kernel does when memory runs"
+    ):
+        apart("signal:raise_signal", signal.SIGKILL)
     assert ending(-40) == "its process was killed by signal 40"  # a real-time signal, which has no name
 
 

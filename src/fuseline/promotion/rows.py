@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +53,3 @@ def sketch(content: Hashes) -> list[str]:
 def share_rows(one: Iterable[str], other: Iterable[str]) -> bool:
     """Whether two sets of test rows overlap, as far as their sketches tell: one in twenty rows is nearly always seen."""
     return bool(set(one) & set(other))
-
-
-def as_tag(its: Iterable[Any]) -> str:
-    return " ".join(its)

@@ -55,12 +55,16 @@ def below_floor(report: Mapping[str, Any], floors: Mapping[str, Mapping[str, flo
     return lines
 
 
+ENDS = (("value", ""), ("low", "_low"), ("high", "_high"))
+"""The parts of a score, and what a metric of MLflow's that holds one ends in."""
+
+
 def flat_metrics(report: Mapping[str, Any], role: str, name: str) -> dict[str, float]:
     """A member's or a rule's test metrics as ``test/TARGET/METRIC`` with ``_low`` and ``_high``."""
     flat = {}
     for target, metrics in _metrics(report, role, name).items():
         for metric, score in metrics.items():
-            for part, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
+            for part, suffix in ENDS:
                 if score[part] is not None:
                     flat[f"test/{target}/{metric}{suffix}"] = float(score[part])
     return flat

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
+from fuseline.tracking.client import connected, missing_database
 from fuseline.tracking.settings import Settings
 from fuseline.tracking.tags import KIND, RECIPE
 
@@ -15,8 +15,9 @@ from fuseline.tracking.tags import KIND, RECIPE
 def past_runs(settings: Settings, recipe: str | None, most: int) -> list[dict[str, Any]]:
     """Finished training runs, newest first: when, which recipe, what became of how many members, per target the chosen rule and
     its metrics."""
-    server = settings.server
-    client = MlflowClient(server.mlflow_tracking_uri, server.mlflow_registry_uri)
+    if missing_database(settings) is not None:
+        return []
+    client = connected(settings)
     experiments = [e.experiment_id for e in client.search_experiments()]
     text = f"tags.`{KIND}` = 'train' and attributes.status = 'FINISHED'"
     if recipe is not None:

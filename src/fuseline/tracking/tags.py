@@ -18,9 +18,6 @@ ORIGIN = "fuseline.origin"
 VERSION = "fuseline.version"
 """What the run registered, or what it is about, as ``NAME/VERSION``."""
 
-MODEL = "fuseline.model"
-"""The registered version that a run is about, as ``NAME/VERSION``."""
-
 MANIFEST = "fuseline.manifest"
 """Of a version: the sha256 of its package's manifest, so that its files can't be exchanged where they lie alone."""
 

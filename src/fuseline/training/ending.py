@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
+from fuseline.apart import ending
 from fuseline.disk import NO_ROOM, NoRoomError
 from fuseline.errors import Ending, FuselineError, NotFiniteError, first_line
 
@@ -56,11 +57,9 @@ def raised(error: BaseException, member: str, traces: Path) -> Failure:
 
 def died(code: int | None, oom_kills_before: int) -> Failure:
     """The end of a process that said nothing, by its exit code; the kernel counts how often it kills for want of memory."""
-    if code is None or code >= 0:
-        return Failure("killed", f"its process ended without a word (code {code})", again=True)
-    if -code == signal.SIGKILL and oom_kills() > oom_kills_before:
+    if code == -signal.SIGKILL and oom_kills() > oom_kills_before:
         return Failure("out of memory", "the machine ran out of memory, and the kernel killed its process", again=True)
-    return Failure("killed", f"its process was killed by {_name(-code)}", again=True)
+    return Failure("killed", ending(code), again=True)
 
 
 def oom_kills() -> int:
@@ -87,13 +86,6 @@ def _lines(path: Path) -> list[list[str]]:
         return [line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
         return []
-
-
-def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # one of the real-time signals, which are numbered
-        return f"signal {number}"
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:

@@ -1,8 +1,8 @@
 """Train a network on its own rows, by its own seed; or several of one shape together, as one stacked program.
 
 Batches are taken by index from what lies on the device; the losses are read at the end of an epoch, before a checkpoint, and once
-a minute. What a training has come to can be kept
-in checkpoints, from which it goes on as if it had never stopped. Shapes: K networks, B rows of a batch.
+a minute. What a training has come to can be kept in checkpoints, from which it goes on as if it had never stopped. Shapes: K
+networks, B rows of a batch.
 """
 
 from __future__ import annotations
